@@ -1,0 +1,320 @@
+"""Frozen values that cross folders; nothing here does I/O or loads a heavy library."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Literal
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+#: How safe a message is. accepted: in the process; stored: survives a kill of the process;
+#: fsynced: on stable storage; archived: in the SQL archive.
+Level = Literal["accepted", "stored", "fsynced", "archived"]
+LEVELS: tuple[Level, ...] = ("accepted", "stored", "fsynced", "archived")
+
+#: What a capture session is. Only `running` takes data.
+CaptureState = Literal["running", "complete", "partial", "interrupted", "empty"]
+CAPTURE_STATES: tuple[CaptureState, ...] = (
+    "running",
+    "complete",
+    "partial",
+    "interrupted",
+    "empty",
+)
+
+FieldType = Literal["text", "integer", "real", "boolean", "datetime", "json"]
+
+
+def to_us(moment: datetime) -> int:
+    """Return an aware datetime as UTC microseconds since 1970, exactly.
+
+    Raises ValueError for a naive datetime.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone is refused; give it an explicit time zone")
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def from_us(microseconds: int) -> datetime:
+    """Return UTC microseconds since 1970 as an aware datetime in UTC, exactly."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+def utc_now() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who asks: a user, a token, a recipient, or the system itself.
+
+    `groups` are the groups whose rows it may see; `sees_all` lifts that limit.
+    """
+
+    name: str
+    kind: Literal["user", "token", "recipient", "system"] = "user"
+    groups: frozenset[str] = frozenset()
+    sees_all: bool = False
+
+    @classmethod
+    def system(cls, name: str = "keepline") -> Principal:
+        """Return the principal of keepline's own work, which sees everything."""
+        return cls(name, "system", sees_all=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A device whose use is logged. `tz` is the IANA zone of its local clock."""
+
+    name: str
+    tz: str = "UTC"
+    group: str | None = None
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One quantity of a stream: its name, value type and unit."""
+
+    name: str
+    dtype: Literal["float64", "text"] = "float64"
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """How a stream of messages is read: its decoder, the decoder's options, the step.
+
+    `step_us` is the declared time between two messages in microseconds (None: undeclared,
+    then no time gap is looked for). An empty `channels` means: as the messages come.
+    """
+
+    source: str = "main"
+    decoder: str = "json"
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    step_us: int | None = None
+    channels: tuple[Channel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What a capture store knows of one session. Times are UTC; `ended` is None while running.
+
+    `origin` names what was captured when that has a name of its own, such as
+    ``sha256:...`` of a replayed file.
+    """
+
+    store_id: str
+    number: int
+    instrument: str
+    user: str
+    state: CaptureState
+    started: datetime
+    ended: datetime | None = None
+    origin: str | None = None
+
+    @property
+    def global_name(self) -> str:
+        """Return the session's name everywhere: ``capture:<store id>:<number>``."""
+        return f"capture:{self.store_id}:{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive messages of one stream, as a capture store keeps them.
+
+    `raw` is all messages end to end; `lengths` their sizes in bytes as packed uint32,
+    `times_us` the UTC time of each as packed int64, `ticks` the device's own counter of each
+    as packed int64, or empty (all little-endian on the machines that keepline runs on). `wall_us` and `monotonic_ns` are the host's clocks when the
+    chunk was closed.
+    """
+
+    first_seq: int
+    lengths: bytes
+    times_us: bytes
+    ticks: bytes
+    raw: bytes
+    wall_us: int
+    monotonic_ns: int
+    crc: int
+
+    @classmethod
+    def of(
+        cls,
+        first_seq: int,
+        messages: list[bytes],
+        times_us: array[int],
+        ticks: array[int] | None,
+        *,
+        wall_us: int,
+        monotonic_ns: int,
+    ) -> Chunk:
+        """Pack `messages` into a chunk; the CRC covers everything that identifies them."""
+        lengths = array("I", map(len, messages)).tobytes()
+        packed_times = times_us.tobytes()
+        packed_ticks = ticks.tobytes() if ticks is not None else b""
+        raw = b"".join(messages)
+        crc = cls.checksum(first_seq, lengths, packed_times, packed_ticks, raw)
+        return cls(first_seq, lengths, packed_times, packed_ticks, raw, wall_us, monotonic_ns, crc)
+
+    @staticmethod
+    def checksum(first_seq: int, lengths: bytes, times: bytes, ticks: bytes, raw: bytes) -> int:
+        """Return the CRC-32 of a chunk's content and place."""
+        crc = zlib.crc32(first_seq.to_bytes(8, "little"))
+        for part in (lengths, times, ticks, raw):
+            crc = zlib.crc32(part, crc)
+        return crc
+
+    @property
+    def count(self) -> int:
+        """Return the number of messages."""
+        return len(self.lengths) // 4
+
+    @property
+    def last_seq(self) -> int:
+        """Return the sequence number of the last message."""
+        return self.first_seq + self.count - 1
+
+    @property
+    def intact(self) -> bool:
+        """Return whether the content still has the CRC that it was stored with."""
+        found = self.checksum(self.first_seq, self.lengths, self.times_us, self.ticks, self.raw)
+        return found == self.crc
+
+    def times(self) -> array[int]:
+        """Return the time of each message in UTC microseconds."""
+        return array("q", self.times_us)
+
+    def messages(self) -> Iterator[bytes]:
+        """Yield each message's bytes in order."""
+        position = 0
+        for length in array("I", self.lengths):
+            yield self.raw[position : position + length]
+            position += length
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of a record type. `choices` are the only values allowed, when given."""
+
+    name: str
+    type: FieldType = "text"
+    unit: str | None = None
+    comment: str = ""
+    required: bool = False
+    updatable: bool = True
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubTable:
+    """Rows that belong to a record, such as one per channel; `key` names what orders them."""
+
+    name: str
+    key: str
+    fields: tuple[Field, ...]
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordType:
+    """The declaration of a kind of record, from which its tables and triggers are made."""
+
+    name: str
+    fields: tuple[Field, ...]
+    subtables: tuple[SubTable, ...] = ()
+    comment: str = ""
+
+    @property
+    def table_name(self) -> str:
+        """Return the name of the SQL table that holds the records."""
+        return f"rec_{self.name}"
+
+    def subtable_name(self, subtable: SubTable) -> str:
+        """Return the name of the SQL table that holds the rows of `subtable`."""
+        return f"rec_{self.name}__{subtable.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the declaration as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, declaration: Mapping[str, Any]) -> RecordType:
+        """Return the declaration that `to_json` wrote."""
+        return cls(
+            name=declaration["name"],
+            fields=_fields(declaration["fields"]),
+            subtables=tuple(
+                SubTable(
+                    name=subtable["name"],
+                    key=subtable["key"],
+                    fields=_fields(subtable["fields"]),
+                    comment=subtable["comment"],
+                )
+                for subtable in declaration["subtables"]
+            ),
+            comment=declaration["comment"],
+        )
+
+    def field(self, name: str) -> Field:
+        """Return the field called `name`; raises KeyError."""
+        for candidate in self.fields:
+            if candidate.name == name:
+                return candidate
+        raise KeyError(name)
+
+
+def _fields(declared: Iterable[Mapping[str, Any]]) -> tuple[Field, ...]:
+    return tuple(Field(**{**each, "choices": tuple(each["choices"])}) for each in declared)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RecordKey:
+    """A record's name within an instance."""
+
+    record_type: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.record_type}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordImage:
+    """One revision of a record with its sub-rows, as a reader with some rights saw it.
+
+    `values` maps field names to values (times are aware, in UTC); `subrows` maps each
+    sub-table's name to its rows in key order, each with the sub-table's key column.
+    """
+
+    type: RecordType
+    key: str
+    revision: int
+    group: str | None
+    born: int
+    rev: int
+    values: Mapping[str, Any]
+    subrows: Mapping[str, tuple[Mapping[str, Any], ...]]
+
+    @property
+    def name(self) -> RecordKey:
+        """Return the record's name within the instance."""
+        return RecordKey(self.type.name, self.key)
+
+
+def stable_hash(*parts: str) -> str:
+    """Return the SHA-256 (hex) of the parts, so that no two lists of parts share one."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""A record as JSON: one canonical form, the same bytes for the same content."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from keepline.model import RecordImage
+
+
+def record_value(image: RecordImage) -> dict[str, Any]:
+    """Return a record as JSON values: type, key, revision, group, fields, and sub-rows.
+
+    Times are ISO 8601 in UTC with microseconds; a number that JSON cannot hold is the text
+    ``NaN``, ``Infinity`` or ``-Infinity``.
+    """
+    return {
+        "type": image.type.name,
+        "key": image.key,
+        "revision": image.revision,
+        "group": image.group,
+        "fields": {name: plain(value) for name, value in image.values.items()},
+        **{
+            name: [{key: plain(value) for key, value in row.items()} for row in rows]
+            for name, rows in image.subrows.items()
+        },
+    }
+
+
+def record_json(image: RecordImage, *, indent: int | None = None) -> str:
+    """Return `record_value` as JSON text, keys sorted."""
+    return dumps(record_value(image), indent=indent)
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON text with sorted keys and no escapes that UTF-8 does not need."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(
+        plain(value),
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=indent,
+        separators=separators,
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with times as text and numbers that JSON cannot hold as text."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    return value

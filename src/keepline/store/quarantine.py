@@ -1,0 +1,45 @@
+"""Keeping input that could not be taken: its bytes, its place and the reason."""
+
+from __future__ import annotations
+
+import hashlib
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from keepline.model import utc_now
+from keepline.store.tables.common import quarantine
+
+
+def keep(
+    connection: sa.Connection, part: str, origin: str, rejected: list[tuple[int, bytes, str]]
+) -> int:
+    """Quarantine (position, raw bytes, reason) rows; return how many were not there yet.
+
+    The same bytes from the same place are kept once.
+    """
+    if not rejected:
+        return 0
+    now = utc_now()
+    rows = [
+        {
+            "part": part,
+            "origin": origin,
+            "position": position,
+            "raw": raw,
+            "digest": hashlib.sha256(raw).hexdigest(),
+            "reason": reason,
+            "created_at": now,
+        }
+        for position, raw, reason in rejected
+    ]
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    before = _count(connection, part, origin)
+    connection.execute(dialect.insert(quarantine).on_conflict_do_nothing(), rows)
+    return _count(connection, part, origin) - before
+
+
+def _count(connection: sa.Connection, part: str, origin: str) -> int:
+    return connection.execute(
+        sa.select(sa.func.count()).where(quarantine.c.part == part, quarantine.c.origin == origin)
+    ).scalar_one()

@@ -1,0 +1,100 @@
+"""Making the fixed schema, and knowing which one a database has.
+
+A new database is made by the same migrations that bring an old one up; a test compares the
+outcome with the tables as they are declared.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from keepline.errors import InstanceError, SchemaBehindError, SchemaTooNewError
+from keepline.model import RecordType, utc_now
+from keepline.store.engine import Store
+from keepline.store.tables import LOOKUP_ROWS, common, metadata, records
+from keepline.store.tables.records import record_table, subtable_table
+from keepline.store.triggers import install
+
+#: Every schema revision that this version knows, oldest first.
+REVISIONS = ("0001",)
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def migrate(store: Store) -> None:
+    """Bring a database, empty or old, to the newest schema; in one transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with store.maintenance() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        install(connection, declared_types(connection))
+        if connection.execute(sa.select(common.instance.c.id)).first() is None:
+            connection.execute(
+                sa.insert(common.instance).values(
+                    id=1,
+                    store_id=uuid.uuid4().hex,
+                    epoch=secrets.token_hex(8),
+                    created_at=utc_now(),
+                )
+            )
+
+
+def create_declared(connection: sa.Connection) -> None:
+    """Make the schema straight from the declarations, for comparison with the migrations."""
+    metadata.create_all(connection)
+    install(connection)
+    for table, names in LOOKUP_ROWS.items():
+        connection.execute(sa.insert(table), [{"name": name} for name in names])
+
+
+def check(store: Store) -> None:
+    """Raise unless the database has the newest schema.
+
+    Raises SchemaTooNewError, SchemaBehindError, or InstanceError for an empty database.
+    """
+    with store.read() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            raise InstanceError("the SQL store is empty; run `keepline init`")
+        found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    if found not in REVISIONS:
+        raise SchemaTooNewError(
+            f"the instance has schema {found}, newer than this keepline knows; upgrade keepline"
+        )
+    if found != REVISIONS[-1]:
+        raise SchemaBehindError(
+            f"the instance has schema {found}, this keepline needs {REVISIONS[-1]}; "
+            "run `keepline migrate`"
+        )
+
+
+def identity(store: Store) -> tuple[str, str]:
+    """Return the instance's (store id, epoch)."""
+    with store.read() as connection:
+        row = connection.execute(
+            sa.select(common.instance.c.store_id, common.instance.c.epoch)
+        ).one()
+    return row.store_id, row.epoch
+
+
+def create_record_tables(connection: sa.Connection, declared: RecordType) -> None:
+    """Make a record type's tables and triggers in the transaction of `connection`."""
+    tables = sa.MetaData()
+    record_table(declared, tables)
+    for subtable in declared.subtables:
+        subtable_table(declared, subtable, tables)
+    tables.create_all(connection)
+    install(connection, [declared])
+
+
+def declared_types(connection: sa.Connection) -> list[RecordType]:
+    """Return the record types whose declarations were applied to this database."""
+    rows = connection.execute(sa.select(records.record_type.c.declaration))
+    return [RecordType.from_json(row.declaration) for row in rows]

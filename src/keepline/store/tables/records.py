@@ -1,0 +1,140 @@
+"""Record types and the change feed; the feed is written by triggers alone.
+
+The tables of the record types themselves are made from their declarations, by `record_table`
+and `subtable_table`, outside Alembic.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import sqlalchemy as sa
+
+from keepline.errors import InvalidRecordError
+from keepline.model import Field, RecordType, SubTable
+from keepline.store.tables.metadata import lookup, metadata
+from keepline.store.types import BigInt, Json, UtcDateTime
+
+feed_op = lookup("feed_op")
+
+record_type = sa.Table(
+    "record_type",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("declaration", Json, nullable=False),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+)
+
+#: One row for each revision of each record. `txid` is the writing transaction on PostgreSQL
+#: (readers stop below the oldest one still running) and 0 on SQLite, where writers queue.
+change_feed = sa.Table(
+    "change_feed",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("record_type", sa.Text, nullable=False),
+    sa.Column("record_key", sa.Text, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("op", sa.ForeignKey("feed_op.name"), nullable=False),
+    sa.Column("txid", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("record_type", "record_key", "revision"),
+    sa.Index("ix_change_feed_txid_id", "txid", "id"),
+    sqlite_autoincrement=True,
+)
+
+ROWS = {feed_op: ("insert", "update", "delete")}
+
+#: Columns that the database stamps on every record row; nobody else may write them.
+STAMPED = ("row_born", "row_rev", "revision", "rev_txn")
+
+#: Columns of every record that no declaration may use.
+RESERVED = (*STAMPED, "record_key", "group_name")
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
+
+_TYPES: dict[str, Any] = {
+    "text": sa.Text,
+    "integer": sa.BigInteger,
+    "real": sa.Double,
+    "boolean": sa.Boolean,
+    "datetime": UtcDateTime,
+    "json": Json,
+}
+
+
+def check_declaration(declared: RecordType) -> None:
+    """Raise InvalidRecordError unless every name of a declaration can be an SQL name."""
+    names = [declared.name, *(field.name for field in declared.fields)]
+    for subtable in declared.subtables:
+        names += [subtable.name, subtable.key, *(field.name for field in subtable.fields)]
+    for name in names:
+        if not _NAME.match(name) or "__" in name:
+            raise InvalidRecordError(
+                f"{name!r} is not a usable name: small letters, digits and single _, "
+                "a letter first, at most 31"
+            )
+    for fields in (declared.fields, *(subtable.fields for subtable in declared.subtables)):
+        plain = [field.name for field in fields]
+        for name in plain:
+            if name in RESERVED or plain.count(name) > 1:
+                raise InvalidRecordError(f"the field name {name!r} is taken")
+
+
+def record_table(declared: RecordType, into: sa.MetaData) -> sa.Table:
+    """Return the SQL table of a record type, made in `into` when it is not there yet."""
+    known = into.tables.get(declared.table_name)
+    if known is not None:
+        return known
+    check_declaration(declared)
+    return sa.Table(
+        declared.table_name,
+        into,
+        sa.Column("record_key", sa.Text, primary_key=True),
+        sa.Column("group_name", sa.Text),
+        *(_column(field) for field in declared.fields),
+        sa.Column("row_born", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("row_rev", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("rev_txn", sa.BigInteger),
+        comment=declared.comment or None,
+    )
+
+
+def subtable_table(declared: RecordType, subtable: SubTable, into: sa.MetaData) -> sa.Table:
+    """Return the SQL table of a record type's sub-rows."""
+    parent = record_table(declared, into)
+    name = declared.subtable_name(subtable)
+    known = into.tables.get(name)
+    if known is not None:
+        return known
+    return sa.Table(
+        name,
+        into,
+        sa.Column(
+            "record_key",
+            sa.ForeignKey(parent.c.record_key, ondelete="CASCADE"),
+            primary_key=True,
+        ),
+        sa.Column(subtable.key, sa.Text, primary_key=True),
+        *(_column(field) for field in subtable.fields),
+        comment=subtable.comment or None,
+    )
+
+
+def _column(field: Field) -> sa.Column[Any]:
+    checks = []
+    if field.choices:
+        checks.append(
+            sa.CheckConstraint(
+                sa.column(field.name).in_(field.choices), name=f"{field.name}_choice"
+            )
+        )
+    return sa.Column(
+        field.name,
+        _TYPES[field.type],
+        *checks,
+        nullable=not field.required,
+        comment=field.comment or None,
+    )
