@@ -9,9 +9,11 @@ SHELL := /bin/sh
 BIN := $(VENV)/bin
 # Modules that happen to lie on the caller's path are not the ones that were locked.
 unexport PYTHONPATH PYTHONHOME
+# Bytecode is cached in the environment and beside the sources: the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit soak check format bench lock clean FORCE
+.PHONY: help demo test unit soak check format bench docs lock clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 -- /p' Makefile | awk -F ' -- ' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -49,6 +51,9 @@ format: $(VENV)  ## format, and fix what lint can fix
 
 bench: $(VENV)  ## run benchmarks/$(NAME).py, or without NAME all and rewrite docs/benchmarks.md
 	@$(if $(NAME),$(BIN)/python benchmarks/$(NAME).py $(ARGS),$(BIN)/python tools/bench.py $(ARGS))
+
+docs: $(VENV)  ## write docs/reference/cli.md anew from the commands' help
+	@$(BIN)/python tools/cli_reference.py
 
 lock: $(VENV)  ## lock the dependencies anew; ARGS=--upgrade takes newer releases
 	@$(BIN)/python tools/lock.py $(ARGS)

@@ -7,12 +7,14 @@
     ├── NoInstanceError
     ├── InstanceError
     │   ├── SchemaTooNewError
-    │   └── SchemaBehindError
+    │   ├── SchemaBehindError
+    │   └── StoreBusyError
     ├── CaptureError
     │   ├── NoSessionError
     │   ├── SessionClosedError
     │   ├── StreamLockedError
     │   ├── ChunkConflictError
+    │   ├── ChunkDamagedError
     │   ├── MessageTooLargeError
     │   ├── CaptureWriteError
     │   ├── CaptureTimeoutError
@@ -26,6 +28,7 @@
     ├── RecordError
     │   ├── UnknownRecordTypeError
     │   ├── RecordNotFoundError
+    │   ├── UnknownFieldError
     │   ├── ReadOnlyFieldError
     │   ├── InvalidRecordError
     │   ├── ForbiddenError
@@ -87,6 +90,10 @@ class SchemaBehindError(InstanceError):
     """The instance's schema is older than this keepline; run `keepline migrate`."""
 
 
+class StoreBusyError(InstanceError):
+    """Another program holds the SQL store's write lock; try again."""
+
+
 class CaptureError(KeeplineError):
     """A reading could not be taken in."""
 
@@ -105,6 +112,10 @@ class StreamLockedError(CaptureError):
 
 class ChunkConflictError(CaptureError):
     """This sequence range is already stored with other content."""
+
+
+class ChunkDamagedError(CaptureError):
+    """A stored chunk no longer has the content that it was stored with."""
 
 
 class MessageTooLargeError(CaptureError):
@@ -159,6 +170,12 @@ class RecordNotFoundError(RecordError):
     """There is no such record, or it is not yours to see."""
 
 
+class UnknownFieldError(RecordError, KeyError):
+    """The record has no such field."""
+
+    __str__ = Exception.__str__  # KeyError's would put the message in quotes
+
+
 class ReadOnlyFieldError(RecordError):
     """The field cannot be set."""
 
@@ -192,7 +209,19 @@ class RecipientBusyError(DeliveryError):
 
 
 class TransportError(DeliveryError):
-    """The recipient did not take the record."""
+    """The recipient did not take the record.
+
+    `permanent`: this revision will never be taken, so trying again is no use. `unreachable`:
+    the recipient as a whole is out of order, so other records need not be tried now, and it
+    is not known whether this one arrived.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, permanent: bool = False, unreachable: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+        self.unreachable = unreachable
 
 
 class DownloadError(KeeplineError):
@@ -207,7 +236,7 @@ class PluginError(KeeplineError):
     """A plug-in of this name is not installed."""
 
 
-class Warning(KeeplineError):  # noqa: A001 - PEP 249 fixes the name
+class Warning(KeeplineError):  # noqa: N818 - PEP 249 fixes the name
     """Something that the user should know happened (PEP 249)."""
 
 

@@ -133,8 +133,8 @@ class Chunk:
 
     `raw` is all messages end to end; `lengths` their sizes in bytes as packed uint32,
     `times_us` the UTC time of each as packed int64, `ticks` the device's own counter of each
-    as packed int64, or empty (all little-endian on the machines that keepline runs on). `wall_us` and `monotonic_ns` are the host's clocks when the
-    chunk was closed.
+    as packed int64, or empty; all little-endian, as on every machine that keepline runs on.
+    `wall_us` and `monotonic_ns` are the host's clocks when the chunk was closed.
     """
 
     first_seq: int

@@ -16,6 +16,14 @@ from keepline.model import Principal
 _HIDDEN = frozenset({"rev_txn"})
 
 
+def may_see_group(group: str | None, principal: Principal) -> bool:
+    """Return whether `principal` may see what belongs to `group`.
+
+    What has no group belongs to the whole instance. `visible` says the same in SQL.
+    """
+    return principal.sees_all or group is None or group in principal.groups
+
+
 def visible(
     table: sa.FromClause, principal: Principal
 ) -> tuple[sa.ColumnElement[bool], Sequence[sa.ColumnElement[object]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Protocol
 
 from keepline.config import Settings
@@ -17,7 +18,10 @@ from keepline.store.engine import Store
 
 
 class Current(Protocol):
-    """What capabilities need of an instance: its store, its identity and its settings."""
+    """What capabilities need of an instance: its folder, store, identity and settings."""
+
+    @property
+    def folder(self) -> Path: ...
 
     @property
     def store(self) -> Store: ...

@@ -1,34 +1,45 @@
 """The SQL store: one engine, read and write transactions.
 
 On SQLite a write transaction begins IMMEDIATE, so that two writers queue instead of failing
-half-way; foreign keys are on, the journal is a write-ahead log.
+half-way; foreign keys are on, the journal is a write-ahead log, and what is committed survives
+a loss of power (the sent log is of no use otherwise). On either database a read
+transaction sees one state of the store from its first to its last query.
 """
 
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from keepline.errors import ConfigError, InstanceError
+from keepline.errors import ConfigError, InstanceError, StoreBusyError
 from keepline.model import Principal
 
-_BUSY_TIMEOUT_MS = 30_000
+#: Read transactions: SQLite's are snapshots by themselves, PostgreSQL's are when asked to be.
+_READ_OPTIONS: dict[str, dict[str, Any]] = {
+    "sqlite": {},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
 
 
 class Store:
     """A database and the transactions on it. Safe to share between threads.
 
     `url` is an SQLAlchemy URL of SQLite or PostgreSQL; a relative SQLite path is taken from
-    `folder`. Nothing is connected before the first transaction.
+    `folder`. Nothing is connected before the first transaction. `busy_timeout_s` is how long
+    a write waits for another one on SQLite before it gives up.
     """
 
-    def __init__(self, url: str, *, folder: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, folder: Path | None = None, busy_timeout_s: float = 30.0
+    ) -> None:
         try:
             parsed = sa.make_url(url)
         except sa.exc.ArgumentError:
@@ -38,12 +49,18 @@ class Store:
         self.dialect = parsed.get_backend_name()
         if self.dialect == "sqlite":
             parsed = _absolute(parsed, folder)
-            self.engine = sa.create_engine(parsed)
-            event.listen(self.engine, "connect", _on_sqlite_connect)
+            self.engine = sa.create_engine(parsed, hide_parameters=True)
+            event.listen(
+                self.engine,
+                "connect",
+                partial(_on_sqlite_connect, busy_timeout_ms=round(busy_timeout_s * 1000)),
+            )
             event.listen(self.engine, "begin", _on_sqlite_begin)
         elif self.dialect == "postgresql":
             self.engine = sa.create_engine(
-                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                hide_parameters=True,
             )
         else:
             raise ConfigError(f"the SQL store cannot be {self.dialect}; use sqlite or postgresql")
@@ -53,20 +70,31 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Give a connection within one transaction that changes nothing."""
-        with self._connect() as connection, connection.begin():
+        """Give a connection within one transaction that changes nothing.
+
+        All its queries see the same state of the store.
+        """
+        with self._connect(**_READ_OPTIONS[self.dialect]) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self, principal: Principal) -> Iterator[sa.Connection]:
         """Give a connection within one write transaction, done in the name of `principal`.
 
-        It commits at the end of the block and rolls back when the block raises.
+        It commits at the end of the block and rolls back when the block raises. Raises
+        StoreBusyError when another program has held SQLite's write lock for too long.
         """
-        with self._connect(keepline_write=True) as connection, connection.begin():
-            self._announce(connection, principal.name)
+        with self._connect(keepline_write=True) as connection, self._begin(connection):
+            if self.dialect == "postgresql":
+                # The setting ends with the transaction.
+                announce = sa.text("SELECT set_config('keepline.actor', :actor, true)")
+                connection.execute(announce, {"actor": principal.name})
+                yield connection
+                return
+            announce = sa.text("UPDATE writer SET actor = :actor, txn = :txn")
+            connection.execute(announce, {"actor": principal.name, "txn": secrets.randbits(62)})
             yield connection
-            self._announce(connection, None)
+            connection.execute(announce, {"actor": None, "txn": None})
 
     @contextmanager
     def maintenance(self) -> Iterator[sa.Connection]:
@@ -81,7 +109,7 @@ class Store:
             if sqlite:
                 driver.execute("PRAGMA foreign_keys = OFF")  # no effect inside a transaction
             try:
-                with connection.begin():
+                with self._begin(connection):
                     yield connection
                     if sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                         raise InstanceError("the migration would leave broken references")
@@ -97,22 +125,19 @@ class Store:
     def _connect(self, **options: Any) -> Iterator[sa.Connection]:
         try:
             connection = self.engine.connect().execution_options(**options)
-        except sa.exc.OperationalError as error:
+        except sa.exc.DBAPIError as error:
             raise InstanceError(f"the SQL store cannot be opened: {_first_line(error)}") from error
         with connection:
             yield connection
 
-    def _announce(self, connection: sa.Connection, actor: str | None) -> None:
-        if self.dialect == "postgresql":
-            connection.execute(
-                sa.text("SELECT set_config('keepline.actor', :actor, true)"),
-                {"actor": actor or ""},
-            )
-            return
-        txn = secrets.randbits(62) if actor is not None else None
-        connection.execute(
-            sa.text("UPDATE writer SET actor = :actor, txn = :txn"), {"actor": actor, "txn": txn}
-        )
+    def _begin(self, connection: sa.Connection) -> sa.RootTransaction:
+        try:
+            return connection.begin()
+        except sa.exc.DBAPIError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_BUSY:
+                raise StoreBusyError from error
+            raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
 
 
 def _absolute(url: sa.URL, folder: Path | None) -> sa.URL:
@@ -124,13 +149,13 @@ def _absolute(url: sa.URL, folder: Path | None) -> sa.URL:
     return url.set(database=str(path))
 
 
-def _on_sqlite_connect(connection: Any, _record: object) -> None:
+def _on_sqlite_connect(connection: Any, _record: object, *, busy_timeout_ms: int) -> None:
     # The driver must not begin transactions by itself: _on_sqlite_begin does.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 

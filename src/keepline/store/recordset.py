@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from keepline.model import Principal, RecordImage, RecordType
 from keepline.store.access import visible
-from keepline.store.tables.records import record_table, subtable_table
+from keepline.store.tables.records import record_tables
 
 _BATCH = 500
 
@@ -29,8 +29,8 @@ def fetch(
     Two queries a batch of 500, one more for each sub-table; nothing is held beyond a batch.
     A key that does not exist, or may not be seen, yields nothing.
     """
-    tables = sa.MetaData()
-    table = record_table(declared, tables)
+    tables = record_tables(declared)
+    table = tables.tables[declared.table_name]
     allowed, _ = visible(table, principal)
     base = sa.select(table).where(allowed).order_by(table.c.record_key)
     if keys is None:
@@ -72,7 +72,7 @@ def _with_subrows(
         key: {subtable.name: [] for subtable in declared.subtables} for key in keys
     }
     for subtable in declared.subtables:
-        child = subtable_table(declared, subtable, tables)
+        child = tables.tables[declared.subtable_name(subtable)]
         query = (
             sa.select(child)
             .where(child.c.record_key.in_(keys))

@@ -16,23 +16,34 @@ from keepline.errors import InstanceError, SchemaBehindError, SchemaTooNewError
 from keepline.model import RecordType, utc_now
 from keepline.store.engine import Store
 from keepline.store.tables import LOOKUP_ROWS, common, metadata, records
-from keepline.store.tables.records import record_table, subtable_table
+from keepline.store.tables.records import record_tables
 from keepline.store.triggers import install
 
 #: Every schema revision that this version knows, oldest first.
 REVISIONS = ("0001",)
 
+#: The advisory lock under which one migration waits for another; the number means nothing.
+_MIGRATION_LOCK = 5_710_326_841
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(store: Store) -> None:
-    """Bring a database, empty or old, to the newest schema; in one transaction."""
+    """Bring a database, empty or old, to the newest schema; in one transaction.
+
+    Raises SchemaTooNewError, and changes nothing, when the schema is newer than that.
+    """
     from alembic import command
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    # Alembic takes % for the start of an interpolation.
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with store.maintenance() as connection:
+        if store.dialect == "postgresql":  # on SQLite writers queue by themselves
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        if sa.inspect(connection).has_table("alembic_version"):
+            _known(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         install(connection, declared_types(connection))
@@ -62,17 +73,22 @@ def check(store: Store) -> None:
     """
     with store.read() as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
-            raise InstanceError("the SQL store is empty; run `keepline init`")
-        found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    if found not in REVISIONS:
-        raise SchemaTooNewError(
-            f"the instance has schema {found}, newer than this keepline knows; upgrade keepline"
-        )
+            raise InstanceError("the SQL store is empty; run `keepline migrate`")
+        found = _known(connection)
     if found != REVISIONS[-1]:
         raise SchemaBehindError(
             f"the instance has schema {found}, this keepline needs {REVISIONS[-1]}; "
             "run `keepline migrate`"
         )
+
+
+def _known(connection: sa.Connection) -> str:
+    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
+    if found not in REVISIONS:
+        raise SchemaTooNewError(
+            f"the instance has schema {found}, newer than this keepline knows; upgrade keepline"
+        )
+    return str(found)
 
 
 def identity(store: Store) -> tuple[str, str]:
@@ -86,11 +102,7 @@ def identity(store: Store) -> tuple[str, str]:
 
 def create_record_tables(connection: sa.Connection, declared: RecordType) -> None:
     """Make a record type's tables and triggers in the transaction of `connection`."""
-    tables = sa.MetaData()
-    record_table(declared, tables)
-    for subtable in declared.subtables:
-        subtable_table(declared, subtable, tables)
-    tables.create_all(connection)
+    record_tables(declared).create_all(connection)
     install(connection, [declared])
 
 

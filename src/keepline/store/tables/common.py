@@ -10,10 +10,12 @@ from keepline.store.types import BigInt, UtcDateTime
 instance = sa.Table(
     "instance",
     metadata,
-    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True),
+    sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("store_id", sa.Text, nullable=False),
     sa.Column("epoch", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    # Of the table and not of the column, where Alembic would not see it.
+    sa.CheckConstraint("id = 1", name="one_row"),
 )
 
 instrument = sa.Table(

@@ -36,6 +36,13 @@ sent_log = sa.Table(
         "record_key",
         "revision",
     ),
+    # What a crash left without an outcome is found without reading the log.
+    sa.Index(
+        "ix_sent_log_open",
+        "recipient",
+        sqlite_where=sa.text("state = 'sending'"),
+        postgresql_where=sa.text("state = 'sending'"),
+    ),
     # One success for each sending: the database itself refuses to log a second one.
     sa.Index(
         "uq_sent_log_send_key",
@@ -64,4 +71,6 @@ delivery_backlog = sa.Table(
     sa.Column("queued_at", UtcDateTime, nullable=False),
 )
 
-ROWS = {delivery_state: ("sending", "sent", "failed", "unknown")}
+#: sending: begun, no outcome yet. sent: the recipient has it. failed: to be tried again.
+#: refused: this revision will never be taken. unknown: nobody can tell; to be tried again.
+ROWS = {delivery_state: ("sending", "sent", "failed", "refused", "unknown")}

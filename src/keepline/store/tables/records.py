@@ -7,6 +7,7 @@ and `subtable_table`, outside Alembic.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +55,9 @@ RESERVED = (*STAMPED, "record_key", "group_name")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 
+#: PostgreSQL cuts longer names off in silence.
+_LONGEST = 63
+
 _TYPES: dict[str, Any] = {
     "text": sa.Text,
     "integer": sa.BigInteger,
@@ -69,17 +73,40 @@ def check_declaration(declared: RecordType) -> None:
     names = [declared.name, *(field.name for field in declared.fields)]
     for subtable in declared.subtables:
         names += [subtable.name, subtable.key, *(field.name for field in subtable.fields)]
+        if len(declared.subtable_name(subtable)) > _LONGEST:
+            raise InvalidRecordError(
+                f"the names {declared.name!r} and {subtable.name!r} are too long together; "
+                f"shorten them by {len(declared.subtable_name(subtable)) - _LONGEST} letters"
+            )
     for name in names:
         if not _NAME.match(name) or "__" in name:
             raise InvalidRecordError(
                 f"{name!r} is not a usable name: small letters, digits and single _, "
                 "a letter first, at most 31"
             )
-    for fields in (declared.fields, *(subtable.fields for subtable in declared.subtables)):
-        plain = [field.name for field in fields]
-        for name in plain:
-            if name in RESERVED or plain.count(name) > 1:
-                raise InvalidRecordError(f"the field name {name!r} is taken")
+    _check_distinct([field.name for field in declared.fields] + list(RESERVED))
+    _check_distinct([subtable.name for subtable in declared.subtables])
+    for subtable in declared.subtables:
+        _check_distinct([subtable.key, *(field.name for field in subtable.fields), *RESERVED])
+
+
+def _check_distinct(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRecordError(f"the name {name!r} is taken")
+
+
+@lru_cache(maxsize=256)
+def record_tables(declared: RecordType) -> sa.MetaData:
+    """Return the tables of a record type and its sub-tables.
+
+    The same ones every time, so that statements about them are compiled once.
+    """
+    tables = sa.MetaData()
+    record_table(declared, tables)
+    for subtable in declared.subtables:
+        subtable_table(declared, subtable, tables)
+    return tables
 
 
 def record_table(declared: RecordType, into: sa.MetaData) -> sa.Table:
@@ -93,7 +120,7 @@ def record_table(declared: RecordType, into: sa.MetaData) -> sa.Table:
         into,
         sa.Column("record_key", sa.Text, primary_key=True),
         sa.Column("group_name", sa.Text),
-        *(_column(field) for field in declared.fields),
+        *_columns(declared.fields),
         sa.Column("row_born", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("row_rev", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
@@ -118,23 +145,24 @@ def subtable_table(declared: RecordType, subtable: SubTable, into: sa.MetaData) 
             primary_key=True,
         ),
         sa.Column(subtable.key, sa.Text, primary_key=True),
-        *(_column(field) for field in subtable.fields),
+        *_columns(subtable.fields),
         comment=subtable.comment or None,
     )
 
 
-def _column(field: Field) -> sa.Column[Any]:
-    checks = []
-    if field.choices:
-        checks.append(
-            sa.CheckConstraint(
-                sa.column(field.name).in_(field.choices), name=f"{field.name}_choice"
-            )
+def _columns(fields: tuple[Field, ...]) -> list[sa.Column[Any] | sa.CheckConstraint]:
+    columns = [
+        sa.Column(
+            field.name,
+            _TYPES[field.type],
+            nullable=not field.required,
+            comment=field.comment or None,
         )
-    return sa.Column(
-        field.name,
-        _TYPES[field.type],
-        *checks,
-        nullable=not field.required,
-        comment=field.comment or None,
-    )
+        for field in fields
+    ]
+    choices = [
+        sa.CheckConstraint(column.in_(field.choices), name=f"{field.name}_choice")
+        for field, column in zip(fields, columns, strict=True)
+        if field.choices
+    ]
+    return [*columns, *choices]

@@ -38,6 +38,10 @@ session = sa.Table(
     sa.Column("status", sa.ForeignKey("session_status.name"), nullable=False),
     sa.Column("group_name", sa.Text),
     sa.CheckConstraint("ended_at >= started_at", name="order"),
+    sa.CheckConstraint(
+        "status <> 'TO_BE_BUILT' OR (started_at IS NOT NULL AND ended_at IS NOT NULL)",
+        name="ready",
+    ),
     sa.Index("ix_session_status_started_at", "status", "started_at"),
     sa.Index("ix_session_instrument_started_at", "instrument", "started_at"),
 )

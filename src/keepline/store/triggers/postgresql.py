@@ -24,6 +24,14 @@ BEGIN
 END
 $$"""
 
+_NO_TRUNCATE = """CREATE OR REPLACE FUNCTION keepline_no_truncate()
+    RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'KL001',
+        MESSAGE = 'keepline: ' || TG_TABLE_NAME || ' is never truncated';
+END
+$$"""
+
 _SENT_FINAL = """CREATE OR REPLACE FUNCTION keepline_sent_final()
     RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -99,12 +107,13 @@ $$"""
 
 def fixed() -> list[str]:
     """Return the statements for the fixed tables, in order; they can be run again."""
-    statements = [_RANDOM, _APPEND_ONLY, _SENT_FINAL, _STAMP, _FEED, _TOUCH]
+    statements = [_RANDOM, _APPEND_ONLY, _NO_TRUNCATE, _SENT_FINAL, _STAMP, _FEED, _TOUCH]
     statements += [
         f"CREATE OR REPLACE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
         "FOR EACH ROW EXECUTE FUNCTION keepline_append_only()"
         for table in APPEND_ONLY
     ]
+    statements += [_no_truncate(table) for table in (*APPEND_ONLY, "sent_log")]
     statements.append(
         "CREATE OR REPLACE TRIGGER sent_log_final BEFORE UPDATE OR DELETE ON sent_log "
         "FOR EACH ROW EXECUTE FUNCTION keepline_sent_final()"
@@ -112,14 +121,26 @@ def fixed() -> list[str]:
     return statements
 
 
+def _no_truncate(table: str) -> str:
+    # Truncating fires no row trigger: rows would go without a trace.
+    return (
+        f"CREATE OR REPLACE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION keepline_no_truncate()"
+    )
+
+
 def record(declared: RecordType) -> list[str]:
     """Return the statements for a record type's tables, in order; they can be run again."""
     table = declared.table_name
     statements = [
-        f"CREATE OR REPLACE TRIGGER zz_keepline_stamp BEFORE INSERT OR UPDATE ON {table} "
-        f"FOR EACH ROW EXECUTE FUNCTION keepline_stamp('{declared.name}')",
-        f"CREATE OR REPLACE TRIGGER zz_keepline_feed AFTER INSERT OR UPDATE OR DELETE ON {table} "
-        f"FOR EACH ROW EXECUTE FUNCTION keepline_feed('{declared.name}')",
+        (
+            f"CREATE OR REPLACE TRIGGER zz_keepline_stamp BEFORE INSERT OR UPDATE ON {table} "
+            f"FOR EACH ROW EXECUTE FUNCTION keepline_stamp('{declared.name}')"
+        ),
+        (
+            "CREATE OR REPLACE TRIGGER zz_keepline_feed AFTER INSERT OR UPDATE OR DELETE "
+            f"ON {table} FOR EACH ROW EXECUTE FUNCTION keepline_feed('{declared.name}')"
+        ),
     ]
     statements += [
         "CREATE OR REPLACE TRIGGER zz_keepline_touch AFTER INSERT OR UPDATE OR DELETE "
@@ -127,4 +148,6 @@ def record(declared: RecordType) -> list[str]:
         f"FOR EACH ROW EXECUTE FUNCTION keepline_touch('{table}')"
         for subtable in declared.subtables
     ]
+    children = [declared.subtable_name(subtable) for subtable in declared.subtables]
+    statements += [_no_truncate(each) for each in (table, *children)]
     return statements

@@ -20,6 +20,12 @@ WRITER = """CREATE TABLE IF NOT EXISTS writer (
 
 APPEND_ONLY = ("session_event", "session_change", "capture_session_change", "change_feed")
 
+#: What else than its id makes a row of these tables unique.
+_UNIQUE = {
+    "session_event": ("session_identifier", "event_type", "happened_at"),
+    "change_feed": ("record_type", "record_key", "revision"),
+}
+
 _NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
 _RANDOM = "random() & 0x7fffffffffffffff"
 
@@ -27,6 +33,8 @@ _RANDOM = "random() & 0x7fffffffffffffff"
 def fixed() -> list[str]:
     """Return the statements for the fixed tables, in order; they can be run again."""
     statements = [WRITER, "INSERT OR IGNORE INTO writer (id) VALUES (1)"]
+    for table in APPEND_ONLY:
+        statements += _no_replace(table)
     for verb in ("UPDATE", "DELETE"):
         for table in APPEND_ONLY:
             statements += _trigger(
@@ -80,6 +88,18 @@ def _trigger(name: str, when: str, *body: str) -> list[str]:
         f"DROP TRIGGER IF EXISTS {name}",
         f"CREATE TRIGGER {name} {when}\nBEGIN\n    {steps}\nEND",
     ]
+
+
+def _no_replace(table: str) -> list[str]:
+    # INSERT OR REPLACE removes the row in its way without firing a delete trigger.
+    taken = "id = NEW.id"
+    if columns := _UNIQUE.get(table):
+        taken += f" OR ({' AND '.join(f'{column} = NEW.{column}' for column in columns)})"
+    return _trigger(
+        f"{table}_append_only_insert",
+        f"BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE {taken})",
+        f"SELECT RAISE(ABORT, 'keepline: {table} is append-only');",
+    )
 
 
 def _guard(table: str) -> list[str]:
@@ -136,9 +156,11 @@ _DRAWN = "(SELECT stamp FROM writer)"
 def _stamp(table: str, *, born: str, revision: str) -> list[str]:
     return [
         f"UPDATE writer SET stamp = {_RANDOM};",
-        f"UPDATE {table} SET row_born = {born}, row_rev = {_DRAWN}, "
-        f"rev_txn = (SELECT txn FROM writer), revision = {revision} "
-        "WHERE record_key = NEW.record_key;",
+        (
+            f"UPDATE {table} SET row_born = {born}, row_rev = {_DRAWN}, "
+            f"rev_txn = (SELECT txn FROM writer), revision = {revision} "
+            "WHERE record_key = NEW.record_key;"
+        ),
         "UPDATE writer SET stamp = NULL;",
     ]
 

@@ -29,7 +29,7 @@ _LOOKUP_ROWS = (
         ),
     ),
     ("feed_op", ("insert", "update", "delete")),
-    ("delivery_state", ("sending", "sent", "failed", "unknown")),
+    ("delivery_state", ("sending", "sent", "failed", "refused", "unknown")),
 )
 
 
@@ -95,6 +95,7 @@ def upgrade() -> None:
         sa.Column("store_id", sa.Text(), nullable=False),
         sa.Column("epoch", sa.Text(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_instance_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
     )
     op.create_table(
@@ -217,6 +218,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sent_log")),
     )
     op.create_index(
+        "ix_sent_log_open",
+        "sent_log",
+        ["recipient"],
+        unique=False,
+        sqlite_where=sa.text("state = 'sending'"),
+        postgresql_where=sa.text("state = 'sending'"),
+    )
+    op.create_index(
         "ix_sent_log_recipient_record_type_record_key",
         "sent_log",
         ["recipient", "record_type", "record_key", "revision"],
@@ -239,6 +248,10 @@ def upgrade() -> None:
         sa.Column("ended_at", UtcDateTime(), nullable=True),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("group_name", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "status <> 'TO_BE_BUILT' OR (started_at IS NOT NULL AND ended_at IS NOT NULL)",
+            name=op.f("ck_session_ready"),
+        ),
         sa.CheckConstraint("ended_at >= started_at", name=op.f("ck_session_order")),
         sa.ForeignKeyConstraint(
             ["instrument"], ["instrument.name"], name=op.f("fk_session_instrument_instrument")

@@ -1,0 +1,1 @@
+"""Opening an instance and running the story through its parts."""

@@ -1,0 +1,178 @@
+"""Making and opening an instance: one folder with keepline.toml, its parts wired.
+
+Opening connects nothing and loads no part before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from keepline import config
+from keepline.config import Settings
+from keepline.errors import InstanceError
+from keepline.model import Principal
+from keepline.store import Store, current, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keepline.capture.archive import Archive
+    from keepline.capture.sqlite_store import SqliteCaptureStore
+    from keepline.query.module import Module
+
+_TEMPLATE = """\
+# One keepline instance. Everything here can be overridden by the environment:
+# KEEPLINE_STORE__URL, KEEPLINE_CAPTURE__LEVEL, ... Secrets belong there, not in this file.
+
+[store]
+# Records, logs and the archive: SQLite in this folder, or postgresql://user@host/database
+url = "sqlite:///keepline.db"
+
+[capture]
+# Live readings, until they are archived. level: "stored" survives a kill of the process,
+# "fsynced" also a loss of power.
+path = "capture.db"
+level = "stored"
+
+# Who gets the records. Take the # away to make a recipient.
+# [recipients.ledger]
+# transport = "database"
+# url = "sqlite:///ledger.db"
+#
+# [recipients.files]
+# transport = "folder"
+# path = "outbox"
+"""
+
+
+class Instance:
+    """An open instance. Close it, or use it as a context manager, when done.
+
+    Safe to share between threads.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.store = Store(settings.store.url.get_secret_value(), folder=folder)
+
+    def __repr__(self) -> str:
+        return f"Instance({str(self.folder)!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def _identity(self) -> tuple[str, str]:
+        return schema.identity(self.store)
+
+    @property
+    def store_id(self) -> str:
+        """Return the instance's identity."""
+        return self._identity[0]
+
+    @property
+    def epoch(self) -> str:
+        """Return the random name of this life of the instance; a restore starts a new one."""
+        return self._identity[1]
+
+    @cached_property
+    def capture_store(self) -> SqliteCaptureStore:
+        """Return the store of live readings."""
+        from keepline.capture.sqlite_store import SqliteCaptureStore
+
+        settings = self.settings.capture
+        return SqliteCaptureStore(self.folder / settings.path, level=settings.level)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Return the archive of readings."""
+        from keepline.capture.archive import Archive
+
+        return Archive(self.store, self.capture_store)
+
+    @cached_property
+    def modules(self) -> Mapping[str, Module]:
+        """Return the query modules by name."""
+        from keepline.app.modules import built_in
+
+        return built_in(self)
+
+    def principal(self, username: str) -> Principal:
+        """Return who `username` is here.
+
+        There are no accounts yet: whoever can open the folder may see all of it.
+        """
+        return Principal(username, sees_all=True)
+
+    def close(self) -> None:
+        """Close every connection; the instance is no longer current."""
+        if current.default() is self:
+            current.set_default(None)
+        if "capture_store" in self.__dict__:
+            self.capture_store.close()
+        self.store.close()
+
+
+def init_instance(folder: Path | str) -> Instance:
+    """Make an instance in `folder` (made when missing), open it and make it current.
+
+    Raises InstanceError when the folder cannot be written or holds an instance already.
+    """
+    folder = _resolve(folder)
+    file = folder / config.FILE_NAME
+    if file.exists():
+        raise InstanceError(f"{folder} is an instance already; open it, or choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(_TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        raise InstanceError(f"{folder} cannot be written: {error.strerror}") from error
+    return migrate_instance(folder)
+
+
+def open_instance(folder: Path | str | None = None) -> Instance:
+    """Open the instance in `folder` and make it current in this process.
+
+    Without a folder: the one in KEEPLINE_INSTANCE, else the current folder. Raises
+    InstanceError, SchemaTooNewError, SchemaBehindError or ConfigError.
+    """
+    instance = Instance(_resolve(folder), config.load(_resolve(folder)))
+    try:
+        schema.check(instance.store)
+    except BaseException:
+        instance.close()
+        raise
+    current.set_default(instance)
+    return instance
+
+
+def migrate_instance(folder: Path | str | None = None) -> Instance:
+    """Bring the instance in `folder` to this version's schema, open it and make it current."""
+    from keepline.records.types import INSTRUMENT_SESSION, apply_type
+
+    instance = Instance(_resolve(folder), config.load(_resolve(folder)))
+    try:
+        schema.migrate(instance.store)
+        apply_type(instance.store, INSTRUMENT_SESSION, Principal.system())
+    except BaseException:
+        instance.close()
+        raise
+    current.set_default(instance)
+    return instance
+
+
+def _resolve(folder: Path | str | None) -> Path:
+    return Path(folder or os.environ.get("KEEPLINE_INSTANCE") or ".").expanduser().absolute()

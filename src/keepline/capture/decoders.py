@@ -1,0 +1,258 @@
+"""Decoders: how the messages of a stream become values of channels.
+
+A decoder is found by the name in a stream's declaration, through the entry points
+``keepline.decoders``; it is made anew for each pass over a stream.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keepline.errors import DecodeError
+from keepline.model import StreamSpec
+
+DType = Literal["float64", "text"]
+
+#: float64 values with NaN for a missing one, or a list of texts with None for a missing one.
+Column = NDArray[np.float64] | list[str | None]
+
+#: Beyond this not every whole number is a float64.
+_EXACT = 2**53
+
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What consecutive messages hold.
+
+    `columns` has one value a good message, in order, for each channel that these messages
+    have; `good` counts these messages, and `rejected` holds the index, the bytes and the
+    fault of each other one, in order.
+    """
+
+    good: int
+    columns: Mapping[str, Column]
+    rejected: Sequence[tuple[int, bytes, str]] = field(default=())
+
+
+class Decoder(Protocol):
+    """Reads the messages of one stream, in order; it may remember what it met before.
+
+    It is called with the stream's declaration and the channels that are known so far by name
+    and type, which it must not change. A channel keeps the type it was met with.
+    """
+
+    def __init__(self, spec: StreamSpec, known: Mapping[str, DType]) -> None: ...
+
+    def decode(self, messages: Sequence[bytes]) -> Decoded:
+        """Return the values of consecutive messages; a bad one is rejected whole."""
+
+
+class JsonDecoder:
+    """Reads a JSON object a message: channel names with a number, truth, text or null each.
+
+    Truths become 1.0 and 0.0; null, NaN, or a channel that is not there is missing. Channels
+    come as they are met, of the type they are met with, at any message.
+    """
+
+    def __init__(self, spec: StreamSpec, known: Mapping[str, DType]) -> None:
+        self._types: dict[str, DType] = {each.name: each.dtype for each in spec.channels}
+        self._types.update(known)
+
+    def decode(self, messages: Sequence[bytes]) -> Decoded:
+        """Return the values of consecutive messages."""
+        rows: list[dict[str, Any]] = []
+        rejected: list[tuple[int, bytes, str]] = []
+        for index, message in enumerate(messages):
+            try:
+                rows.append(_json_object(message))
+            except DecodeError as error:
+                rejected.append((index, message, str(error)))
+        columns = self._columns(rows)
+        if columns is not None:
+            return Decoded(len(rows), columns, rejected)
+        return self._decode_singly(messages)
+
+    def _columns(self, rows: list[dict[str, Any]]) -> dict[str, Column] | None:
+        """Return the columns of `rows`, or None when some row does not fit."""
+        types = dict(self._types)
+        columns: dict[str, Column] = {}
+        for name in dict.fromkeys(name for row in rows for name in row):
+            values = [row.get(name) for row in rows]
+            kinds = set(map(type, values))
+            kinds.discard(type(None))
+            dtype = types.get(name, "text" if kinds == {str} else "float64")
+            if not kinds:
+                continue  # only null
+            if name not in types and not _can_name_a_channel(name):
+                return None
+            if dtype == "text":
+                if not kinds <= {str}:
+                    return None
+                columns[name] = values
+            else:
+                if not kinds <= {int, float, bool} or (int in kinds and not _exact(values)):
+                    return None
+                columns[name] = np.array(values, dtype=np.float64)
+            types[name] = dtype
+        self._types = types
+        return columns
+
+    def _decode_singly(self, messages: Sequence[bytes]) -> Decoded:
+        rows: list[dict[str, Any]] = []
+        rejected: list[tuple[int, bytes, str]] = []
+        types = dict(self._types)
+        for index, message in enumerate(messages):
+            try:
+                row = _json_object(message)
+                types.update(_row_types(row, types))
+                rows.append(row)
+            except DecodeError as error:
+                rejected.append((index, message, str(error)))
+        columns = self._columns(rows)
+        if columns is None:
+            raise DecodeError("a message does not fit the channels' types")
+        return Decoded(len(rows), columns, rejected)
+
+
+class CsvDecoder:
+    """Reads one line of CSV a message, with one number or text for each declared channel.
+
+    Options: `columns`, the names of all fields in order, of which those that are no channel
+    (the time) are passed over; `delimiter`, a comma when absent. An empty field, or nan in a
+    column of numbers, is missing. A field may be quoted, but not hold a line end.
+    """
+
+    def __init__(self, spec: StreamSpec, known: Mapping[str, DType]) -> None:
+        self._names: list[str] = list(spec.options["columns"])
+        self._delimiter: str = spec.options.get("delimiter", ",")
+        self._channels = [
+            (self._names.index(channel.name), channel.name, channel.dtype)
+            for channel in spec.channels
+        ]
+
+    def decode(self, messages: Sequence[bytes]) -> Decoded:
+        """Return the values of consecutive messages."""
+        rows: list[Sequence[str]] = []
+        rejected: list[tuple[int, bytes, str]] = []
+        for index, message in enumerate(messages):
+            try:
+                row = csv_fields(message, self._delimiter)
+                self._check(row)
+                rows.append(row)
+            except DecodeError as error:
+                rejected.append((index, message, str(error)))
+        columns = list(zip(*rows, strict=True)) or [()] * len(self._names)
+        return Decoded(
+            len(rows),
+            {
+                name: _numbers(columns[place]) if dtype == "float64" else _texts(columns[place])
+                for place, name, dtype in self._channels
+            },
+            rejected,
+        )
+
+    def _check(self, row: Sequence[str]) -> None:
+        if len(row) != len(self._names):
+            raise DecodeError(f"{len(row)} fields instead of {len(self._names)}")
+        for place, name, dtype in self._channels:
+            if dtype == "float64" and not is_number(row[place]) and row[place].strip():
+                raise DecodeError(f"{name} is not a number")
+
+
+def csv_fields(line: bytes, delimiter: str) -> list[str]:
+    """Return the fields of one line of CSV in UTF-8, without its line end.
+
+    Raises DecodeError for bytes that are no text, a NUL, or a quote that is not closed.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"not UTF-8 from byte {error.start} on") from error
+    if "\0" in text:
+        raise DecodeError("a NUL byte")
+    if '"' not in text and "\r" not in text:
+        return text.split(delimiter)
+    try:
+        rows = list(csv.reader([text], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise DecodeError(f"not a line of CSV: {error}") from error
+    return rows[0] if rows else [""]
+
+
+def is_number(text: str) -> bool:
+    """Return whether a field of CSV is a number as float() reads it, but without ``_``."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _json_object(message: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(message.decode())
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"not UTF-8 from byte {error.start} on") from error
+    except RecursionError as error:
+        raise DecodeError("not JSON: nested too deeply") from error
+    except ValueError as error:
+        raise DecodeError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DecodeError("not a JSON object")
+    return value
+
+
+def _row_types(row: Mapping[str, Any], types: Mapping[str, DType]) -> dict[str, DType]:
+    """Return the types of a row's values; raises DecodeError when one does not fit."""
+    found: dict[str, DType] = {}
+    for name, value in row.items():
+        if value is None:
+            continue
+        if not isinstance(value, str | int | float):
+            raise DecodeError(f"{name} is neither number, truth nor text")
+        dtype: DType = "text" if isinstance(value, str) else "float64"
+        if name not in types and not _can_name_a_channel(name):
+            raise DecodeError(f"{name!r} cannot name a channel")
+        if types.get(name, dtype) != dtype:
+            raise DecodeError(f"{name} is {types[name]} in this stream, not {dtype}")
+        if not _exact([value]):
+            raise DecodeError(f"{name} is a whole number too large for float64")
+        found[name] = dtype
+    return found
+
+
+def _can_name_a_channel(name: str) -> bool:
+    # Databases take neither NUL nor half a surrogate pair in a text.
+    return bool(name) and name.isprintable() and len(name) <= _MAX_NAME
+
+
+def _exact(values: Iterable[Any]) -> bool:
+    return all(
+        -_EXACT <= value <= _EXACT or _is_exact(value) for value in values if type(value) is int
+    )
+
+
+def _is_exact(value: int) -> bool:
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False
+
+
+def _numbers(fields: Iterable[str]) -> NDArray[np.float64]:
+    return np.array([field if field.strip() else "nan" for field in fields], dtype="U").astype(
+        np.float64
+    )
+
+
+def _texts(fields: Iterable[str]) -> list[str | None]:
+    return [field or None for field in fields]

@@ -1,0 +1,158 @@
+"""Commands about readings: replay, archive, and the capture sessions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keepline.cli.root import Json, app, open_here
+
+if TYPE_CHECKING:
+    from keepline.app.pipeline import ReplayReport
+    from keepline.capture.replay import ReplayResult
+    from keepline.model import SessionInfo
+
+capture = typer.Typer(no_args_is_help=True, help="Look at live capture sessions.")
+app.add_typer(capture, name="capture")
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CSV files, one session each.")
+    ],
+    instrument: Annotated[str, typer.Option(help="The instrument that measured.")],
+    tz: Annotated[str, typer.Option(help="The IANA zone of times without an offset.")],
+    time_column: Annotated[str, typer.Option(help="The column that holds the time.")],
+    delimiter: Annotated[str, typer.Option(help="What separates the columns.")] = ",",
+    step: Annotated[
+        float | None,
+        typer.Option(help="Seconds between two rows; else the commonest step is taken."),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(help="Times as fast as it was measured; else as fast as it goes."),
+    ] = None,
+    user: Annotated[str, typer.Option(help="Who measured.")] = "",
+    json: Json = False,
+) -> None:
+    """Replay CSV files into records, one session a file."""
+    from keepline.app import pipeline
+    from keepline.cli import report
+
+    with open_here() as instance, report.progress(quiet=json) as shown:
+        task = shown.add_task("replaying", total=len(files), note="")
+
+        def step_done(file: Path, done: int) -> None:
+            shown.update(task, completed=done, note=file.name)
+
+        result = pipeline.replay(
+            instance,
+            files,
+            instrument=instrument,
+            tz=tz,
+            time_column=time_column,
+            delimiter=delimiter,
+            step_s=step,
+            speed=speed,
+            user=user,
+            progress=step_done,
+        )
+    if json:
+        report.emit(asdict(result))
+    elif result.files:
+        _show_replay(instrument, result)
+    for file, reason in result.failed:
+        report.warn(reason if file in reason else f"{file}: {reason}")
+    if result.failed:
+        raise typer.Exit(2)
+
+
+def _show_replay(instrument: str, result: ReplayReport) -> None:
+    from keepline.cli import report
+
+    report.table(
+        f"Replayed to {instrument}",
+        ("file", "session", "rows", "readings", "step", "gaps", "disorder", "quarantined"),
+        (
+            (each.file.name, each.session.number, "replayed before", *[None] * 5)
+            if each.already
+            else (
+                each.file.name,
+                each.session.number,
+                each.archived.messages,
+                each.archived.readings,
+                _step(each),
+                each.archived.gaps,
+                each.archived.disorder,
+                each.archived.quarantined,
+            )
+            for each in result.files
+        ),
+    )
+    report.say(
+        f"{result.readings_archived} readings in {result.sessions} sessions; "
+        f"{result.gaps} gaps, {result.disorder} out of order, "
+        f"{result.overlaps} pairs of sessions overlap in time, "
+        f"{result.quarantined} rows quarantined; {result.records_built} records built."
+    )
+
+
+def _step(replayed: ReplayResult) -> str | None:
+    if replayed.step_us is None:
+        return None
+    return f"{replayed.step_us / 1e6:g} s{' (inferred)' if replayed.inferred else ''}"
+
+
+@app.command()
+def archive(json: Json = False) -> None:
+    """Archive captured readings and build their records."""
+    from keepline.app import pipeline
+    from keepline.cli import report
+
+    with open_here() as instance:
+        result = pipeline.archive(instance)
+    if json:
+        report.emit(asdict(result))
+    else:
+        report.say(
+            f"{result.messages} new messages archived from {result.sessions} sessions, which have "
+            f"{result.readings} readings, {result.gaps} gaps and {result.quarantined} quarantined "
+            f"messages in all; {result.records_built} records built."
+        )
+    for session, reason in result.failed:
+        report.warn(f"{session}: {reason}")
+    if result.failed:
+        raise typer.Exit(2)
+
+
+@capture.command("list")
+def list_(json: Json = False) -> None:
+    """List the sessions of the capture store."""
+    with open_here() as instance:
+        _show_sessions("Capture sessions", instance.capture_store.sessions(), json=json)
+
+
+@capture.command()
+def recover(json: Json = False) -> None:
+    """Close the sessions whose recorder died, and no others."""
+    from keepline.app import pipeline
+
+    with open_here() as instance:
+        _show_sessions("Recovered sessions", pipeline.recover(instance), json=json)
+
+
+def _show_sessions(title: str, sessions: list[SessionInfo], *, json: bool) -> None:
+    from keepline.cli import report
+
+    if json:
+        report.emit({"sessions": [{**asdict(s), "name": s.global_name} for s in sessions]})
+        return
+    report.table(
+        title,
+        ("number", "instrument", "user", "state", "started", "ended"),
+        ((s.number, s.instrument, s.user, s.state, s.started, s.ended) for s in sessions),
+    )

@@ -1,0 +1,44 @@
+"""The query command."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from keepline.cli.root import app, open_here
+
+
+class Shape(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over module.table.")],
+    shape: Annotated[Shape, typer.Option("--format", help="How to print the rows.")] = Shape.table,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Ask one SQL question over every module."""
+    from keepline.app import pipeline
+    from keepline.cli import report
+
+    with open_here() as instance, pipeline.connect(instance) as connection:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        names = [column[0] for column in cursor.description or ()]
+        if json or shape is Shape.json:
+            report.emit({"columns": names, "rows": cursor.fetchall()})
+        elif shape is Shape.csv:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows(cursor)
+        else:
+            report.table("", names, cursor)

@@ -1,0 +1,79 @@
+"""Putting results on the terminal: one JSON object, or a table for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console(highlight=False, markup=False)
+_errors = Console(stderr=True, highlight=False, markup=False)
+
+
+def emit(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; a value that is not there shows as a dash."""
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*("–" if value is None else text(value) for value in row))
+    console.print(shown)
+
+
+def say(line: str) -> None:
+    """Print one line for people."""
+    console.print(line, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Print one line about what went wrong on standard error."""
+    sys.stderr.write(f"keepline: {line}\n")
+
+
+def text(value: Any) -> str:
+    """Return a value as people read it: times to the second with their zone, numbers short."""
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Show progress on standard error while the block runs, when that is a terminal."""
+    shown = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=_errors,
+        disable=quiet or not _errors.is_terminal,
+        transient=True,
+    )
+    with shown:
+        yield shown
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

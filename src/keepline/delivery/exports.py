@@ -1,0 +1,167 @@
+"""The verbs: export, export_task, export_tasks_individually, print_export_queue."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from keepline.delivery import backlog, sent_log
+from keepline.delivery.dispatch import Dispatcher, Progress
+from keepline.delivery.recipients import Recipient, recipient, recipients, settings_of
+from keepline.delivery.report import ExportReport, RecipientReport
+from keepline.delivery.transport import Transport
+from keepline.errors import DeliveryError, KeeplineError
+from keepline.model import Principal, RecordKey
+from keepline.store import plugins
+from keepline.store.current import Current, current
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A record that the next run sends.
+
+    `unclear` when an attempt at this very revision has no outcome yet: then the run asks the
+    recipient first, and sends only what it has not got.
+    """
+
+    recipient: str
+    key: RecordKey
+    revision: int
+    unclear: bool = False
+
+
+def export(
+    *,
+    recipient_names: Sequence[str] | None = None,
+    all_recipients: bool = False,
+    instance: Current | None = None,
+    principal: Principal | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Send each of these recipients what it should have and has not been sent.
+
+    A recipient that is busy, unreachable or wrongly set up never stops the others: its report
+    has the `error`. With `dry_run` nothing is sent or changed, and `remaining` says how many
+    records a run would send. `principal` is who runs it. Raises UnknownRecipientError before
+    anything is sent, DeliveryError when no recipient is named.
+    """
+    here = current(instance)
+    reports: dict[str, RecipientReport] = {}
+    for each in _chosen(here, recipient_names, all_recipients):
+        try:
+            reports[each.name] = export_tasks_individually(
+                each, instance=here, principal=principal, dry_run=dry_run, progress=progress
+            )
+        except KeeplineError as error:
+            reports[each.name] = RecipientReport(each.name, error=str(error))
+    return ExportReport(reports)
+
+
+def export_tasks_individually(
+    recipient: Recipient,
+    *,
+    instance: Current | None = None,
+    principal: Principal | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> RecipientReport:
+    """Send one recipient every record that is due, one at a time.
+
+    Raises RecipientBusyError, PluginError for an unknown transport, or ConfigError.
+    """
+    here = current(instance)
+    if dry_run:
+        due = sum(1 for _ in pending(recipient, instance=here))
+        return RecipientReport(recipient.name, remaining=due)
+    return _dispatcher(here, recipient, principal, progress).run()
+
+
+def export_task(
+    recipient: Recipient,
+    record_key: RecordKey,
+    *,
+    instance: Current | None = None,
+    principal: Principal | None = None,
+) -> RecipientReport:
+    """Send one recipient one record, unless it has its present revision.
+
+    It is the way to try a refused revision again. Raises RecordNotFoundError when the
+    recipient may not have the record, RecipientBusyError, or TransportError when the
+    recipient is unreachable.
+    """
+    return _dispatcher(current(instance), recipient, principal).run_one(record_key)
+
+
+def pending(recipient: Recipient, *, instance: Current | None = None) -> Iterator[Pending]:
+    """Yield what the next run would send, in its order; reads only."""
+    here = current(instance)
+    with here.store.read() as connection:
+        unclear = {
+            (attempt.key, attempt.revision)
+            for attempt in sent_log.interrupted(connection, recipient.name)
+        }
+        for keys in backlog.candidates(connection, recipient, epoch=here.epoch):
+            for image in backlog.sort_out(connection, recipient, keys).due:
+                yield Pending(
+                    recipient.name,
+                    image.name,
+                    image.revision,
+                    unclear=(image.name, image.revision) in unclear,
+                )
+
+
+def print_export_queue(
+    *,
+    recipient_names: Sequence[str] | None = None,
+    all_recipients: bool = False,
+    pretty: bool = False,
+    instance: Current | None = None,
+    file: TextIO | None = None,
+) -> None:
+    """Print what `export` would send, a line a record; sends and changes nothing.
+
+    A line is recipient, record and revision with tabs between; with `pretty` it is written
+    for people, with a sum for each recipient. `file` defaults to standard output. Raises as
+    `export` does.
+    """
+    here = current(instance)
+    out = file or sys.stdout
+    for each in _chosen(here, recipient_names, all_recipients):
+        total = 0
+        for item in pending(each, instance=here):
+            total += 1
+            print(_pretty(item) if pretty else _plain(item), file=out)
+        if pretty:
+            print(f"{each.name}: {total} to send", file=out)
+
+
+def _chosen(here: Current, names: Sequence[str] | None, all_recipients: bool) -> list[Recipient]:
+    if all_recipients:
+        return recipients(here.settings)
+    if not names:
+        raise DeliveryError("name a recipient, or ask for all of them")
+    return [recipient(here.settings, name) for name in dict.fromkeys(names)]
+
+
+def _dispatcher(
+    here: Current, to: Recipient, principal: Principal | None, progress: Progress | None = None
+) -> Dispatcher:
+    # The settings, not the recipient, hold the secrets.
+    settings = settings_of(here.settings, to.name)
+    kind: type[Transport] = plugins.load("transports", settings.transport)
+    transport = kind.configured(settings, folder=here.folder)
+    return Dispatcher(
+        here, to, transport, principal=principal or Principal.system(), progress=progress
+    )
+
+
+def _plain(item: Pending) -> str:
+    return f"{item.recipient}\t{item.key}\t{item.revision}"
+
+
+def _pretty(item: Pending) -> str:
+    note = ", asking the recipient first" if item.unclear else ""
+    return f"{item.recipient}: {item.key}, revision {item.revision}{note}"

@@ -1,0 +1,1 @@
+"""The built-in ways to a recipient, one file each."""

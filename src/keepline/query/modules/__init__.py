@@ -1,0 +1,1 @@
+"""Query modules that come with keepline, one file each."""

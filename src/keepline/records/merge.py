@@ -1,0 +1,62 @@
+"""Three-way merge by field, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from keepline.records.values import same
+
+
+class FieldState(StrEnum):
+    """What happened to one field since both sides read the same base."""
+
+    UNCHANGED = "unchanged"
+    MINE = "mine"
+    THEIRS = "theirs"
+    AGREED = "agreed"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """The outcome of a merge: the state of every field and, without conflicts, the values.
+
+    Where a field is in conflict `values` holds mine.
+    """
+
+    values: Mapping[str, Any]
+    states: Mapping[str, FieldState]
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """Return the fields that both sides changed to different values."""
+        return self.fields_in(FieldState.CONFLICT)
+
+    def fields_in(self, state: FieldState) -> tuple[str, ...]:
+        """Return the fields in `state`, in the record's order."""
+        return tuple(name for name, found in self.states.items() if found is state)
+
+
+def merge(base: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Merge:
+    """Merge two sets of changes of the same fields.
+
+    A field that one side changed takes that side's value; one that both changed to the same
+    value takes it; one that both changed to different values is a conflict.
+    """
+    states = {name: _state(base[name], mine[name], theirs[name]) for name in base}
+    values = {
+        name: theirs[name] if state is FieldState.THEIRS else mine[name]
+        for name, state in states.items()
+    }
+    return Merge(values, states)
+
+
+def _state(base: Any, mine: Any, theirs: Any) -> FieldState:
+    if same(mine, base):
+        return FieldState.UNCHANGED if same(theirs, base) else FieldState.THEIRS
+    if same(theirs, base):
+        return FieldState.MINE
+    return FieldState.AGREED if same(mine, theirs) else FieldState.CONFLICT

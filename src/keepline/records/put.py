@@ -1,0 +1,125 @@
+"""Writing what a program built: a record with its sub-rows, beside what people typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from keepline.errors import InvalidRecordError
+from keepline.model import Field, RecordType, SubTable
+from keepline.records.outcomes import Outcome
+from keepline.records.save import lock_row
+from keepline.records.values import checked, same
+from keepline.store.tables.records import record_tables
+
+Values = Mapping[str, Any]
+
+
+def put_record(
+    connection: sa.Connection,
+    declared: RecordType,
+    key: str,
+    values: Values,
+    subrows: Mapping[str, Sequence[Values]] | None = None,
+    group: str | None = None,
+) -> Outcome:
+    """Write a record and its sub-rows in the transaction of `connection`.
+
+    A new record gets all `values` and `group`. Of one that is there only fields that its type
+    declares as not updatable are written, and only where they differ: what people may edit is
+    theirs. Each sub-table in `subrows` is made to hold exactly those rows, each with its key.
+    Return saved or unchanged. Raises InvalidRecordError; the database's own errors pass.
+    """
+    values = _checked(declared.fields, values, declared.name)
+    wanted = {
+        subtable: _checked_rows(subtable, rows)
+        for subtable, rows in _by_subtable(declared, subrows or {})
+    }
+    table = record_tables(declared).tables[declared.table_name]
+    row = lock_row(connection, table, key)
+    changed = False
+    if row is None:
+        complete = dict.fromkeys(field.name for field in declared.fields) | values
+        complete = _checked(declared.fields, complete, declared.name)
+        connection.execute(sa.insert(table).values(record_key=key, group_name=group, **complete))
+        changed = True
+    elif changes := _built_changes(declared, row, values):
+        connection.execute(sa.update(table).where(table.c.record_key == key).values(**changes))
+        changed = True
+    for subtable, rows in wanted.items():
+        changed |= _put_subrows(connection, declared, subtable, key, rows)
+    return Outcome.SAVED if changed else Outcome.UNCHANGED
+
+
+def _built_changes(declared: RecordType, row: Values, values: Values) -> dict[str, Any]:
+    return {
+        field.name: values[field.name]
+        for field in declared.fields
+        if not field.updatable
+        and field.name in values
+        and not same(values[field.name], row[field.name])
+    }
+
+
+def _put_subrows(
+    connection: sa.Connection,
+    declared: RecordType,
+    subtable: SubTable,
+    key: str,
+    wanted: dict[str, dict[str, Any]],
+) -> bool:
+    table = record_tables(declared).tables[declared.subtable_name(subtable)]
+    mine, row_key = table.c.record_key == key, table.c[subtable.key]
+    found = {
+        row[subtable.key]: row
+        for row in connection.execute(sa.select(table).where(mine)).mappings()
+    }
+    gone = [name for name in found if name not in wanted]
+    new = [
+        {"record_key": key, subtable.key: name, **values}
+        for name, values in wanted.items()
+        if name not in found
+    ]
+    other = {
+        name: values
+        for name, values in wanted.items()
+        if name in found and not all(same(values[each], found[name][each]) for each in values)
+    }
+    if gone:
+        connection.execute(sa.delete(table).where(mine, row_key.in_(gone)))
+    if new:
+        connection.execute(sa.insert(table), new)
+    for name, values in other.items():
+        connection.execute(sa.update(table).where(mine, row_key == name).values(**values))
+    return bool(gone or new or other)
+
+
+def _by_subtable(
+    declared: RecordType, subrows: Mapping[str, Sequence[Values]]
+) -> list[tuple[SubTable, Sequence[Values]]]:
+    known = {subtable.name: subtable for subtable in declared.subtables}
+    if unknown := sorted(subrows.keys() - known):
+        raise InvalidRecordError(f"{declared.name} has no sub-table {unknown[0]!r}")
+    return [(known[name], rows) for name, rows in subrows.items()]
+
+
+def _checked_rows(subtable: SubTable, rows: Sequence[Values]) -> dict[str, dict[str, Any]]:
+    key_field = Field(subtable.key, required=True)
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name = checked(key_field, row.get(subtable.key))
+        if name in found:
+            raise InvalidRecordError(f"{subtable.name} holds {name!r} twice")
+        given = {each: value for each, value in row.items() if each != subtable.key}
+        complete = {field.name: None for field in subtable.fields} | given
+        found[name] = _checked(subtable.fields, complete, subtable.name)
+    return found
+
+
+def _checked(fields: Sequence[Field], values: Values, where: str) -> dict[str, Any]:
+    known = {field.name: field for field in fields}
+    if unknown := sorted(values.keys() - known):
+        raise InvalidRecordError(f"{where} has no field {unknown[0]!r}")
+    return {name: checked(known[name], value) for name, value in values.items()}

@@ -1,0 +1,194 @@
+"""The migrated schema is the declared one; schemas of other versions are refused."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+import keepline.store
+from keepline.errors import InstanceError, SchemaBehindError, SchemaTooNewError
+from keepline.model import Principal
+from keepline.records.types import apply_type
+from keepline.store import Store, schema
+from keepline.store.tables import LOOKUP_ROWS
+from tests.stores import SPECIMEN, around
+
+_CATALOGUE = {
+    "columns": """
+        SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity
+        FROM information_schema.columns WHERE table_schema = 'public'""",
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace""",
+    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "triggers": """
+        SELECT tgrelid::regclass::text, tgname, tgenabled, pg_get_triggerdef(oid)
+        FROM pg_trigger WHERE NOT tgisinternal""",
+    "functions": """
+        SELECT proname, prosrc, provolatile, prolang FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace""",
+    "comments": """
+        SELECT objoid::regclass::text, objsubid, description FROM pg_description
+        WHERE classoid = 'pg_class'::regclass AND objoid IN
+            (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)""",
+}
+
+
+def _declared(store: Store) -> None:
+    with store.maintenance() as connection:
+        schema.create_declared(connection)
+
+
+@pytest.mark.parametrize("ahead", [schema.migrate, _declared])
+def test_every_closed_set_is_filled(tmp_path: Path, ahead: Callable[[Store], None]) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    ahead(store)
+    with store.read() as connection:
+        for table, names in LOOKUP_ROWS.items():
+            found = connection.execute(sa.select(table.c.name)).scalars().all()
+            assert sorted(found) == sorted(names), table.name
+    store.close()
+
+
+def test_migrated_equals_declared_on_sqlite(tmp_path: Path) -> None:
+    migrated, declared = _sqlite(tmp_path, schema.migrate), _sqlite(tmp_path, _declared)
+    assert migrated.keys() == declared.keys()
+    for name in declared:
+        assert migrated[name] == declared[name], name
+    assert ("trigger", "change_feed_append_only_delete") in declared
+
+
+def test_migrated_equals_declared_on_postgresql(postgres_database: str) -> None:
+    migrated = _postgresql(postgres_database, schema.migrate)
+    with around(Store(postgres_database)) as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    declared = _postgresql(postgres_database, _declared)
+    for part, rows in declared.items():
+        assert migrated[part] == rows, part
+    assert ("change_feed", "change_feed_append_only") in {row[:2] for row in declared["triggers"]}
+    assert {"keepline_stamp", "keepline_feed"} <= {name for name, *_ in declared["functions"]}
+
+
+def test_migrating_again_changes_nothing_and_brings_triggers_back(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    schema.migrate(store)
+    apply_type(store, SPECIMEN, Principal.system())
+    before, identity = _sqlite_objects(store), schema.identity(store)
+    with around(store) as connection:
+        connection.exec_driver_sql("DROP TRIGGER rec_specimen_update")
+        connection.exec_driver_sql("DROP TRIGGER change_feed_append_only_delete")
+    schema.migrate(store)
+    assert _sqlite_objects(store) == before
+    assert schema.identity(store) == identity
+    store.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_migrations_at_once_make_one_schema(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres_database")
+    stores = [Store(url) for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(schema.migrate, stores))
+    assert len({schema.identity(store) for store in stores}) == 1
+    for store in stores:
+        store.close()
+
+
+def test_the_newest_revision_is_known() -> None:
+    config = Config()
+    folder = Path(keepline.store.__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder))
+    script = ScriptDirectory.from_config(config)
+    assert script.get_heads() == [schema.REVISIONS[-1]]
+    assert [each.revision for each in script.walk_revisions()] == list(reversed(schema.REVISIONS))
+
+
+def test_a_newer_schema_is_refused_and_left_alone(store: Store) -> None:
+    with around(store) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaTooNewError, match="9999"):
+        schema.check(store)
+    with pytest.raises(SchemaTooNewError, match="upgrade keepline"):
+        schema.migrate(store)
+    with around(store) as connection:
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    assert found == "9999"
+
+
+def test_an_older_schema_asks_to_be_migrated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema.check(store)
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
+    with pytest.raises(SchemaBehindError, match="keepline migrate"):
+        schema.check(store)
+
+
+def test_an_empty_database_asks_to_be_made(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    with pytest.raises(InstanceError, match="is empty; run `keepline"):
+        schema.check(store)
+    store.close()
+
+
+def test_a_migration_that_breaks_a_reference_is_undone(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    schema.migrate(store)
+    with pytest.raises(InstanceError, match="broken references"), store.maintenance() as connection:
+        connection.exec_driver_sql("INSERT INTO session VALUES ('s', 'no', 0, 0, 0, 'ERROR', 0)")
+    with store.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM session").scalar() == 0
+    store.close()
+
+
+def _sqlite(folder: Path, make: Callable[[Store], None]) -> dict[tuple[str, str], object]:
+    store = Store(f"sqlite:///{folder / make.__name__}.db")
+    make(store)
+    found = _sqlite_objects(store)
+    store.close()
+    return found
+
+
+def _parts(sql: str) -> list[str]:
+    """Split a table's definition at its outer commas: constraints come in any order."""
+    parts, depth = [""], 0
+    for letter in " ".join(sql.split()):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 1:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return sorted(part.strip(" )") for part in parts)
+
+
+def _sqlite_objects(store: Store) -> dict[tuple[str, str], object]:
+    query = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'alembic%'"
+    with store.read() as connection:
+        return {
+            (row.type, row.name): _parts(row.sql) if row.type == "table" else row.sql
+            for row in connection.exec_driver_sql(query)
+            if not row.name.startswith("sqlite_autoindex_alembic")
+        }
+
+
+def _postgresql(url: str, make: Callable[[Store], None]) -> dict[str, list[Any]]:
+    store = Store(url)
+    make(store)
+    with store.read() as connection:
+        found = {
+            part: sorted((tuple(row) for row in connection.exec_driver_sql(query)), key=repr)
+            for part, query in _CATALOGUE.items()
+        }
+    store.close()
+    return {
+        part: [row for row in rows if "alembic_version" not in map(str, row)]
+        for part, rows in found.items()
+    }
