@@ -92,7 +92,8 @@ def test_records_are_delivered_once(instance: Path) -> None:
     with closing(sqlite3.connect(instance / "ledger.db")) as ledger:
         tables = [name for (name,) in ledger.execute("SELECT name FROM sqlite_master")]
         assert "keepline_instrument_session" in tables
-        assert ledger.execute("SELECT count(*) FROM keepline_instrument_session").fetchone() == (30,)
+        counted = ledger.execute("SELECT count(*) FROM keepline_instrument_session")
+        assert counted.fetchone() == (30,)
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:

@@ -108,7 +108,7 @@ class Instance:
         """Return the query modules by name."""
         from keepline.app.modules import built_in
 
-        return built_in(self)
+        return built_in(self, self.capture_store)
 
     def principal(self, username: str) -> Principal:
         """Return who `username` is here.

@@ -52,7 +52,8 @@ class Machine:
         yield from self._temperatures()
 
     def _temperatures(self) -> Iterator[tuple[str, str, float]]:
-        sensors = getattr(self._psutil, "sensors_temperatures", dict)()  # not on macOS
+        # psutil has no temperatures on macOS.
+        sensors: dict[str, Any] = getattr(self._psutil, "sensors_temperatures", dict)()
         for chip, readings in sensors.items():
             for index, reading in enumerate(readings):
                 yield f"temperature_{chip}_{index}", "°C", reading.current

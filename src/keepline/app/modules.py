@@ -16,15 +16,21 @@ from keepline.sessions import list_instruments
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keepline.app.instance import Instance
+    from keepline.capture import CaptureStore
     from keepline.query.module import Module
+    from keepline.store.current import Current
 
 
-def built_in(instance: Instance) -> Mapping[str, Module]:
+def built_in(instance: Current, capture_store: CaptureStore) -> Mapping[str, Module]:
     """Return the modules that every instance has, by name."""
-    groups = {each.name: each.group for each in list_instruments(instance=instance)}
+
+    def group_of(instrument: str) -> str | None:
+        # Asked anew each time: an instrument may be added, or moved to another group.
+        groups = {each.name: each.group for each in list_instruments(instance=instance)}
+        return groups.get(instrument)
+
     modules: tuple[Module, ...] = (
-        CaptureModule("capture", instance.capture_store, groups.get),
+        CaptureModule("capture", capture_store, group_of),
         archive_module(instance.store),
         sessions_module(instance.store),
         records_module(instance.store),

@@ -28,6 +28,7 @@ from keepline.sessions import (
     build_sessions,
     harvest_capture,
 )
+from keepline.store import quarantine
 from keepline.store.recordset import fetch
 from keepline.store.tables import capture as archived
 from keepline.store.tables import sessions as logged
@@ -197,6 +198,13 @@ def list_sessions(instance: Instance) -> list[dict[str, Any]]:
     with instance.store.read() as connection:
         rows = connection.execute(sa.select(table).order_by(table.c.started_at.desc())).mappings()
         return [dict(row) for row in rows]
+
+
+def quarantined(instance: Instance) -> Iterator[Mapping[str, Any]]:
+    """Yield the input that could not be taken, the newest first."""
+    with instance.store.read() as connection:
+        for row in quarantine.kept(connection):
+            yield dict(row)
 
 
 def totals(instance: Instance) -> Totals:

@@ -12,8 +12,8 @@ from keepline.capture.archive_rows import StreamRows
 from keepline.capture.blocking import ContentCrc, FullBlock, blocks, runs
 from keepline.capture.readings import ArchiveReader
 from keepline.capture.store import CaptureStore
-from keepline.errors import UnknownInstrumentError
-from keepline.model import CaptureState, Principal, SessionInfo, StreamSpec, utc_now
+from keepline.errors import ChunkDamagedError, UnknownInstrumentError
+from keepline.model import CaptureState, Chunk, Principal, SessionInfo, StreamSpec, utc_now
 from keepline.store import Store, plugins, quarantine
 from keepline.store.tables import capture as tables
 from keepline.store.tables import common
@@ -112,26 +112,26 @@ class Archive(ArchiveReader):
             self._instrument_group(connection, name)
 
     def clear_session_data(self, session_id: int) -> None:
-        """Remove a session's readings, gaps and channels from the archive, not the session.
+        """Remove a session's readings, gaps and channels from the archive.
 
-        They come back when the session is archived again. Quarantined input stays. Raises
-        NoSessionError.
+        The session stays, as running in the archive's eyes: its data comes back when it is
+        archived again. Quarantined input stays. Raises NoSessionError.
         """
         row_id = self._find(session_id)
+        session = tables.capture_session
         with self.sql_store.write(self.principal) as connection:
-            _clear(connection, row_id)
-
-    def delete_session(self, session_id: int) -> None:
-        """Remove a session and all its data from the archive, not from the capture store.
-
-        It comes back when it is archived again. Raises NoSessionError.
-        """
-        row_id = self._find(session_id)
-        with self.sql_store.write(self.principal) as connection:
-            _clear(connection, row_id)
-            for table in (tables.capture_session_change, tables.capture_session):
-                key = table.c.id if table is tables.capture_session else table.c.session_id
-                connection.execute(sa.delete(table).where(key == row_id))
+            of_session = sa.select(tables.block.c.id).where(tables.block.c.session_id == row_id)
+            connection.execute(
+                sa.delete(tables.block_stat).where(tables.block_stat.c.block_id.in_(of_session))
+            )
+            for table in (tables.block, tables.gap, tables.channel, tables.stream):
+                connection.execute(sa.delete(table).where(table.c.session_id == row_id))
+            connection.execute(
+                sa.update(session)
+                .where(session.c.id == row_id)
+                .values(state="running", ended_at=None)
+            )
+            self._note_state(connection, row_id, "running", "its data was cleared")
 
     def _append_new(self, info: SessionInfo, spec: StreamSpec, rows: StreamRows) -> int:
         added = 0
@@ -146,7 +146,9 @@ class Archive(ArchiveReader):
     def _new_batches(self, info: SessionInfo, spec: StreamSpec, rows: StreamRows) -> Iterator[int]:
         position = rows.position()
         decoder = plugins.load("decoders", spec.decoder)(spec, rows.channels())
-        chunks = self.capture_store.chunks(info.number, spec.source, position.messages)
+        chunks = _UntilDamage(
+            self.capture_store.chunks(info.number, spec.source, position.messages)
+        )
         for batch in _batches(blocks(runs(chunks, position.messages), decoder)):
             following = rows.append(position, batch)
             if following is None:
@@ -154,6 +156,8 @@ class Archive(ArchiveReader):
             self.capture_store.mark_archived(info.number, spec.source, batch[-1].last_seq)
             yield following.messages - position.messages
             position = following
+        if chunks.damage is not None:
+            raise chunks.damage
 
     def _compare_again(self, info: SessionInfo, spec: StreamSpec, rows: StreamRows) -> int:
         """Compare what is archived but not marked so in the capture store; return the repeats."""
@@ -262,15 +266,14 @@ class Archive(ArchiveReader):
                     sa.func.coalesce(sa.func.sum(streams.readings), 0),
                 ).where(streams.session_id == session_id)
             ).one()
-            kinds: dict[str, int] = dict(
-                connection.execute(
+            kinds: dict[str, int] = {
+                row[0]: row[1]
+                for row in connection.execute(
                     sa.select(gap.kind, count())
                     .where(gap.session_id == session_id)
                     .group_by(gap.kind)
                 )
-                .tuples()
-                .all()
-            )
+            }
             origins = [
                 _origin(info, each.source) for each in self.capture_store.streams(info.number)
             ]
@@ -296,6 +299,20 @@ class Archive(ArchiveReader):
         )
 
 
+class _UntilDamage:
+    """Chunks up to the first damaged one, so that what lies before it can be finished."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self.damage: ChunkDamagedError | None = None
+
+    def __iter__(self) -> Iterator[Chunk]:
+        try:
+            yield from self._chunks
+        except ChunkDamagedError as error:
+            self.damage = error
+
+
 def _origin(info: SessionInfo, source: str) -> str:
     return f"{info.global_name}/{source}"
 
@@ -310,12 +327,3 @@ def _batches(stream: Iterator[FullBlock]) -> Iterator[list[FullBlock]]:
             batch.append(block)
             size += block.size_bytes
         yield batch
-
-
-def _clear(connection: sa.Connection, session_id: int) -> None:
-    of_session = sa.select(tables.block.c.id).where(tables.block.c.session_id == session_id)
-    connection.execute(
-        sa.delete(tables.block_stat).where(tables.block_stat.c.block_id.in_(of_session))
-    )
-    for table in (tables.block, tables.gap, tables.channel, tables.stream):
-        connection.execute(sa.delete(table).where(table.c.session_id == session_id))

@@ -2,10 +2,11 @@
 
 A payload is a zlib stream of: the length of a JSON header (uint32, little-endian), the header,
 and the sections that it lists in order. Whole numbers (times, sequence numbers, and floats
-that are decimal fractions) are kept as differences of int64; other floats as they are. Both
-are written with all first bytes together, then all second ones and so on, which is what makes
-them compress. A decimal column holds round(value x 10^digits), and is only used where dividing
-again gives every bit back. Missing numbers are a bit mask beside the others.
+that are decimal fractions) are kept as differences of int64 with the sign in the lowest bit;
+other floats as they are. Both are written with all first bytes together, then all second ones
+and so on, which is what makes them compress. A decimal column holds round(value x 10^digits),
+and is only used where dividing again gives every bit back. Missing numbers are a bit mask
+beside the others.
 """
 
 from __future__ import annotations
@@ -83,12 +84,15 @@ def decode(payload: bytes, codec: str = CODEC, *, channel: str | None = None) ->
 
 
 def _whole_numbers(values: NDArray[np.int64]) -> Section:
-    return {}, _shuffled(np.diff(values, prepend=np.int64(0)))
+    steps = np.diff(values, prepend=np.int64(0))
+    # Small negative steps become small odd numbers, and small positive ones small even ones.
+    return {}, _shuffled((steps << 1) ^ (steps >> 63))
 
 
 def _read_whole_numbers(section: bytes, n: int) -> NDArray[np.int64]:
-    # Differences wrap around the same way back.
-    return np.cumsum(_unshuffled(section, n).view(np.int64), dtype=np.int64)
+    folded = _unshuffled(section, n)
+    steps = (folded >> np.uint64(1)).view(np.int64) ^ -(folded & np.uint64(1)).view(np.int64)
+    return np.cumsum(steps, dtype=np.int64)  # which wraps around as the differences did
 
 
 def _floats(column: NDArray[np.float64]) -> Section:

@@ -129,6 +129,27 @@ def archive(json: Json = False) -> None:
         raise typer.Exit(2)
 
 
+@app.command()
+def quarantine(json: Json = False) -> None:
+    """Show the input that could not be taken, and why."""
+    from keepline.app import pipeline
+    from keepline.cli import report
+
+    with open_here() as instance:
+        rows = list(pipeline.quarantined(instance))
+    if json:
+        report.emit({"quarantined": rows})
+        return
+    report.table(
+        "Quarantined",
+        ("part", "position", "reason", "raw", "origin"),
+        (
+            (r["part"], r["position"], r["reason"], r["raw"].decode(errors="replace"), r["origin"])
+            for r in rows
+        ),
+    )
+
+
 @capture.command("list")
 def list_(json: Json = False) -> None:
     """List the sessions of the capture store."""

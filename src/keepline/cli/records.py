@@ -28,7 +28,9 @@ def list_sessions(json: Json = False) -> None:
     if json:
         report.emit({"sessions": rows})
         return
-    report.table("Sessions", tuple(rows[0]) if rows else ("sessions",), map(dict.values, rows))
+    report.table(
+        "Sessions", tuple(rows[0]) if rows else ("sessions",), ([*row.values()] for row in rows)
+    )
 
 
 @sessions.command()

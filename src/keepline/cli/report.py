@@ -45,12 +45,18 @@ def warn(line: str) -> None:
 
 
 def text(value: Any) -> str:
-    """Return a value as people read it: times to the second with their zone, numbers short."""
+    """Return a value as people read it: times to the second with their zone, numbers short.
+
+    What a terminal could take for a command of its own is shown escaped.
+    """
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value)
+    shown = str(value)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -43,9 +44,7 @@ _debug = False
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from keepline import __version__
-
-        typer.echo(f"keepline {__version__}")
+        typer.echo(f"keepline {importlib.metadata.version('keepline')}")
         raise typer.Exit
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partialmethod
 from typing import Any, ClassVar, Literal, cast
 
@@ -31,7 +31,6 @@ from keepline.store.tables.records import record_tables
 Choice = Literal["base", "mine", "theirs"]
 _NOT_GIVEN: Any = object()
 
-
 #: What `delete` raises for an outcome.
 _ERRORS = {Outcome.FORBIDDEN: ForbiddenError, Outcome.INVALID: InvalidRecordError}
 
@@ -57,7 +56,7 @@ class BusinessObject:
     #: The name of the record type.
     _record_type: ClassVar[str] = ""
     #: The fields that can be set; None means those that the type declares updatable.
-    _updatable_fields: ClassVar[tuple[str, ...] | None] = None
+    _updatable_fields: ClassVar[Sequence[str] | None] = None
     #: The declaration, where the class was made from one.
     _declared: ClassVar[RecordType | None] = None
 

@@ -43,10 +43,12 @@ def put_record(
     if row is None:
         complete = dict.fromkeys(field.name for field in declared.fields) | values
         complete = _checked(declared.fields, complete, declared.name)
-        connection.execute(sa.insert(table).values(record_key=key, group_name=group, **complete))
+        connection.execute(
+            sa.insert(table).values({"record_key": key, "group_name": group, **complete})
+        )
         changed = True
     elif changes := _built_changes(declared, row, values):
-        connection.execute(sa.update(table).where(table.c.record_key == key).values(**changes))
+        connection.execute(sa.update(table).where(table.c.record_key == key).values(changes))
         changed = True
     for subtable, rows in wanted.items():
         changed |= _put_subrows(connection, declared, subtable, key, rows)
@@ -92,7 +94,7 @@ def _put_subrows(
     if new:
         connection.execute(sa.insert(table), new)
     for name, values in other.items():
-        connection.execute(sa.update(table).where(mine, row_key == name).values(**values))
+        connection.execute(sa.update(table).where(mine, row_key == name).values(values))
     return bool(gone or new or other)
 
 

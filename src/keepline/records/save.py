@@ -75,7 +75,7 @@ def update_row(
     changes: Mapping[str, Any],
 ) -> Row | None:
     """Change a row that still has `token`; return it with its new token, else None."""
-    statement = sa.update(table).where(_guard(table, key, token, principal)).values(**changes)
+    statement = sa.update(table).where(_guard(table, key, token, principal)).values(dict(changes))
     if connection.execute(statement).rowcount != 1:
         return None
     # RETURNING would show the old token on SQLite, where it is stamped after the update.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -37,6 +38,12 @@ def keep(
     before = _count(connection, part, origin)
     connection.execute(dialect.insert(quarantine).on_conflict_do_nothing(), rows)
     return _count(connection, part, origin) - before
+
+
+def kept(connection: sa.Connection) -> Iterator[sa.RowMapping]:
+    """Yield everything in quarantine, the newest first, raw bytes included."""
+    newest = sa.select(quarantine).order_by(quarantine.c.id.desc())
+    yield from connection.execute(newest).mappings()
 
 
 def _count(connection: sa.Connection, part: str, origin: str) -> int:

@@ -294,7 +294,8 @@ def _workbook(names: Sequence[str]) -> dict[str, str]:
         for number in numbers
     )
     workbook = (
-        f'{_XML}<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}"><sheets>{sheets}</sheets></workbook>'
+        f'{_XML}<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}">'
+        f"<bookViews><workbookView/></bookViews><sheets>{sheets}</sheets></workbook>"
     )
     relationships = (
         f'{_XML}<Relationships xmlns="{_PACKAGE}/relationships">{relations}'
