@@ -1,6 +1,7 @@
 """Every built-in query module holds what the shipped suite asks."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,3 +117,60 @@ class TestDeliveries(StoreModules):
 class TestDeliveriesOfAGroup(TestDeliveries):
     def principal(self):
         return ANN
+
+
+class Broken(MemoryModule):
+    """Breaks one promise of a module."""
+
+    def __init__(self, promise):
+        super().__init__("broken")
+        self.promise = promise
+        self.add_table(
+            "t",
+            [ColumnInfo("k", "integer", nullable=False), ColumnInfo("v")],
+            [(1, "a"), (2, None), (3, "a")],
+            key=["k"],
+        )
+
+    def tables(self, principal):
+        (info,) = super().tables(principal)
+        if self.promise == "key":
+            return [replace(info, key=("v",))]
+        if self.promise == "nullable":
+            return [replace(info, columns=tuple(replace(c, nullable=False) for c in info.columns))]
+        return [info]
+
+    def scan(self, scan):
+        if self.promise == "filters":
+            scan = replace(scan, filters=scan.filters[:1])
+        if self.promise == "a filter":
+            scan = replace(scan, filters=())
+        if self.promise == "columns":
+            scan = replace(scan, columns=tuple(sorted(scan.columns)))
+        if self.promise == "existence" and scan.table != "t":
+            return
+        for batch in super().scan(scan):
+            if self.promise == "types":
+                yield [tuple(map(str, row)) for row in batch]
+            else:
+                yield batch
+                if self.promise == "once":
+                    yield batch
+
+
+@pytest.mark.parametrize(
+    "promise",
+    ["key", "nullable", "filters", "a filter", "columns", "existence", "types", "once", None],
+)
+def test_the_suite_finds_what_is_broken(tmp_path, promise):
+    class Suite(QueryModuleConformance):
+        def module(self, folder):
+            return Broken(promise)
+
+    failed = []
+    for name in (each for each in dir(Suite) if each.startswith("test_")):
+        try:
+            getattr(Suite(), name)(tmp_path)
+        except AssertionError:
+            failed.append(name)
+    assert bool(failed) == (promise is not None)

@@ -1,6 +1,7 @@
 """The archive: nothing lost, nothing doubled, gaps and bad input kept, and read back exactly."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,9 +31,11 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(milliseconds=20)
 
 
-@pytest.fixture
-def sql_store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'keepline.db'}")
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQL store's file with the schema and two instruments, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "keepline.db"
+    store = Store(f"sqlite:///{path}")
     schema.migrate(store)
     with store.write(Principal.system()) as connection:
         connection.execute(
@@ -42,6 +45,14 @@ def sql_store(tmp_path: Path) -> Iterator[Store]:
                 {"name": "secret", "tz": "UTC", "group_name": "lab", "comment": ""},
             ],
         )
+    store.close()
+    return path
+
+
+@pytest.fixture
+def sql_store(tmp_path: Path, migrated: Path) -> Iterator[Store]:
+    shutil.copy(migrated, tmp_path)
+    store = Store(f"sqlite:///{tmp_path / migrated.name}")
     yield store
     store.close()
 

@@ -38,7 +38,7 @@ class LocalClock:
         except ValueError as error:
             raise DecodeError("not a time in ISO 8601") from error
         try:
-            found = to_us(moment) if moment.tzinfo is not None else self._local(moment)
+            found = self._local(moment) if moment.tzinfo is None else to_us(moment.astimezone(UTC))
         except OverflowError as error:
             raise DecodeError("a time out of range") from error
         self._previous_us = found

@@ -6,7 +6,7 @@ import atexit
 import logging
 import time
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from time import time_ns
 from types import TracebackType
 from typing import Self
@@ -23,6 +23,8 @@ from keepline.model import CaptureState, Level, SessionInfo, StreamSpec, to_us, 
 
 _log = logging.getLogger(__name__)
 _INT64 = 1 << 63
+_FIRST_US = to_us(datetime.min.replace(tzinfo=UTC))
+_LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
 _POLL_S = 0.02
 
 
@@ -127,8 +129,10 @@ class CaptureServer:
                 return self._said(recording.look_again(segment, entry))
         if at_us is None:
             at_us = time_ns() // 1000 if at is None else to_us(at)
-        _require_int64(at_us)
-        _require_int64(tick)
+        elif not _FIRST_US <= at_us <= _LAST_US:
+            raise ValueError("at_us is UTC microseconds since 1970, from year 1 to 9999")
+        if tick is not None and not -_INT64 <= tick < _INT64:
+            raise ValueError("a tick has to fit 64 bits")
         payload = _encoded(message)
         return self._said(None if recording is None else recording.put(payload, at_us, tick))
 
@@ -303,11 +307,6 @@ class CaptureServer:
         if self._latest is None:
             raise NoSessionError("this handle has started no capture session")
         return self._latest
-
-
-def _require_int64(value: int | None) -> None:
-    if value is not None and not -_INT64 <= value < _INT64:
-        raise ValueError("a time and a tick have to fit 64 bits")
 
 
 def _encoded(message: object) -> bytes:

@@ -21,7 +21,7 @@ from keepline.errors import (
     Warning,
 )
 from keepline.query.dbapi import Connection, Cursor, connect
-from keepline.query.request import (
+from keepline.query.requests import (
     CM_OP_GET,
     CM_OP_SET,
     IS_NULL,

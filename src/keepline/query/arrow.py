@@ -58,9 +58,7 @@ def table_of(
         made.append(pa.record_batch(arrays, schema=schema))
         size += made[-1].nbytes
         if size > budget_bytes:
-            raise OperationalError(
-                f"the query reads more than {budget_bytes >> 20} MiB; narrow it with WHERE"
-            )
+            raise OperationalError("the query reads too much at once; narrow it with WHERE")
     return pa.Table.from_batches(made, schema)
 
 

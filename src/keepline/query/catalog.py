@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from keepline.errors import ProgrammingError
 from keepline.model import Principal
 from keepline.query.module import Module, TableInfo
-from keepline.query.request import Table
+from keepline.query.requests import Table
 
 
 class Catalog:

@@ -19,7 +19,7 @@ from keepline.model import Principal
 from keepline.query import executor, planner, sql
 from keepline.query.catalog import Catalog
 from keepline.query.module import QueryHost
-from keepline.query.request import Request, Row
+from keepline.query.requests import Request, Row
 from keepline.query.result import Description, Result
 from keepline.store.current import Current, current
 

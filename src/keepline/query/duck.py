@@ -21,7 +21,7 @@ from keepline.errors import (
     ProgrammingError,
 )
 from keepline.query.arrow import description_of, rows_of
-from keepline.query.request import Table
+from keepline.query.requests import Table
 from keepline.query.result import Batch, Result
 
 if TYPE_CHECKING:

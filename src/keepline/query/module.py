@@ -117,8 +117,8 @@ class Filter:
 class Scan:
     """What is asked of a module: these columns of the rows that meet every filter.
 
-    Filters stand only on columns that the module declared to take them. `vr_name` is the
-    context that the caller named, which a module may ignore.
+    There is at least one column. Filters stand only on columns that the module declared to
+    take them. `vr_name` is the context that the caller named, which a module may ignore.
     """
 
     table: str
@@ -132,7 +132,7 @@ class Scan:
 class Change:
     """What a SET asks of a module: assign `values` to the rows that meet every filter.
 
-    `columns` of each changed row, as it is afterwards, are the answer.
+    `columns` of each changed row, as it is afterwards, are the answer; there is at least one.
     """
 
     table: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from keepline.errors import InterfaceError, NotSupportedError, ProgrammingError
 from keepline.query.catalog import Catalog
 from keepline.query.module import Change, ColumnInfo, Filter, Module, TableInfo, WritableModule
-from keepline.query.request import CM_OP_SET, IS_NULL, Column, Request, Table
+from keepline.query.requests import CM_OP_SET, IS_NULL, Column, Request, Table
 from keepline.query.result import Description, described, literal_column
 from keepline.query.values import coerce
 
@@ -82,8 +83,8 @@ def plan_get(request: Request, values: Mapping[Any, Any], catalog: Catalog) -> P
         width += len(step.columns)
         steps.append(step)
     output, literals, description = _output(request, found, offsets, width)
-    for step in steps:
-        for constant in step.constants:
+    for constant in chain.from_iterable(step.constants for step in steps):
+        if constant.column.type != "text":  # which takes anything, and is made when it is sent
             constant.filter()
     return Plan(tuple(steps), output, literals, description, request.outer_join, request.bulk)
 
@@ -122,7 +123,7 @@ def plan_set(
     filters = tuple(
         _selection(_info(found, column), column, value) for column, value in selecting.items()
     )
-    columns = _columns(table, request, {})
+    columns = _columns(table, request, {}, info)
     offsets = {Column(table, name): position for position, name in enumerate(columns)}
     output, literals, description = _output(request, found, offsets, len(columns))
     shown = Plan((), output, literals, description, False, request.bulk)
@@ -252,22 +253,30 @@ def _step(
             joins.append((own, offsets[value]))
         else:
             constants.append(Constant(own, value, str(column)))
-    columns = _columns(table, request, params)
+    columns = _columns(table, request, params, info)
     return Step(module, info, columns, tuple(constants), tuple(joins))
 
 
-def _columns(table: Table, request: Request, params: Mapping[Column, Any]) -> tuple[str, ...]:
-    """Return the columns of a table that fields, joins and conditions read, each once.
+def _columns(
+    table: Table, request: Request, params: Mapping[Column, Any], info: TableInfo
+) -> tuple[str, ...]:
+    """Return the columns of a table that fields, joins and checks read, each once.
 
     The fields come first and in order, so that a plain scan needs no projection.
     """
     used = [each for each in request.fields.values() if isinstance(each, Column)]
     for column, value in params.items():
-        used.append(column)
         if isinstance(value, Column):
-            used.append(value)
+            used += [column, value]
+        elif column.table == table and _checked_here(info, column):
+            used.append(column)
     names = (column.column_name for column in used if column.table == table)
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(names)) or (info.columns[0].name,)
+
+
+def _checked_here(info: TableInfo, column: Column) -> bool:
+    found = info.column(column.column_name)
+    return found is not None and found.filters == "none"
 
 
 def _check_comparable(column: Column, own: ColumnInfo, other: Column, its: ColumnInfo) -> None:

@@ -23,7 +23,7 @@ from sqlglot.optimizer.scope import traverse_scope
 from sqlglot.schema import MappingSchema
 
 from keepline.query.module import PYTHON_TYPES, ColumnInfo, Filter, FilterOp, TableInfo
-from keepline.query.request import MAX_BULK, Table
+from keepline.query.requests import MAX_BULK, Table
 
 _COMPARISONS: dict[type[exp.Expr], tuple[FilterOp, FilterOp]] = {
     exp.EQ: ("in", "in"),

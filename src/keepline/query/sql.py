@@ -15,7 +15,7 @@ from keepline.errors import DataError, NotSupportedError, ProgrammingError
 from keepline.query.catalog import Catalog
 from keepline.query.executor import opened
 from keepline.query.module import Scan
-from keepline.query.request import Table
+from keepline.query.requests import Table
 from keepline.query.result import Result
 
 if TYPE_CHECKING:

@@ -12,27 +12,29 @@ from keepline.model import RecordImage
 
 
 def record_value(image: RecordImage) -> dict[str, Any]:
-    """Return a record as JSON values: type, key, revision, group, fields, and sub-rows.
+    """Return a record as JSON values: type, key, revision, group, fields, sub-tables' rows.
 
     Times are ISO 8601 in UTC with microseconds; a number that JSON cannot hold is the text
     ``NaN``, ``Infinity`` or ``-Infinity``.
     """
+    found: dict[str, Any] = plain(_content(image))
+    return found
+
+
+def record_json(image: RecordImage, *, indent: int | None = None) -> str:
+    """Return `record_value` as JSON text, keys sorted."""
+    return dumps(_content(image), indent=indent)
+
+
+def _content(image: RecordImage) -> dict[str, Any]:
     return {
         "type": image.type.name,
         "key": image.key,
         "revision": image.revision,
         "group": image.group,
-        "fields": {name: plain(value) for name, value in image.values.items()},
-        **{
-            name: [{key: plain(value) for key, value in row.items()} for row in rows]
-            for name, rows in image.subrows.items()
-        },
+        "fields": image.values,
+        "subtables": image.subrows,
     }
-
-
-def record_json(image: RecordImage, *, indent: int | None = None) -> str:
-    """Return `record_value` as JSON text, keys sorted."""
-    return dumps(record_value(image), indent=indent)
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:

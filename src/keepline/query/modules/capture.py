@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from keepline.errors import CaptureError, NoSessionError, OperationalError, ProgrammingError
@@ -131,8 +132,9 @@ class CaptureModule:
             raise OperationalError(f"module {self._name!r} cannot be read: {error}") from error
 
     def _sessions(self, scan: Scan) -> Iterator[SessionInfo]:
+        group_of = lru_cache(maxsize=None)(self._group_of)  # asked once an instrument and scan
         for session in self._wanted(scan):
-            if may_see_group(self._group_of(session.instrument), scan.principal):
+            if may_see_group(group_of(session.instrument), scan.principal):
                 yield session
 
     def _wanted(self, scan: Scan) -> list[SessionInfo]:

@@ -50,8 +50,8 @@ ROWS = {feed_op: ("insert", "update", "delete")}
 #: Columns that the database stamps on every record row; nobody else may write them.
 STAMPED = ("row_born", "row_rev", "revision", "rev_txn")
 
-#: Columns of every record that no declaration may use.
-RESERVED = (*STAMPED, "record_key", "group_name")
+#: Columns of every record, here or in a delivery, that no declaration may use.
+RESERVED = (*STAMPED, "record_key", "group_name", "target_key")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 
