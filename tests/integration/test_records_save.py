@@ -556,6 +556,29 @@ def test_a_database_that_stays_busy_is_retryable(instance: StoreInstance) -> Non
     store.close()
 
 
+def test_a_serialization_failure_is_tried_again_and_never_escapes(
+    opened: Opener, instance: StoreInstance
+) -> None:
+    store = instance.store
+    if store.dialect == "postgresql":
+        database = store.engine.url.database
+        strict = f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'"
+        raw(store, strict)
+        store.close()  # the setting is read by new connections
+    obj = opened(BEN)
+    obj["label"] = "mine"
+    outcomes = []
+    saver = threading.Thread(target=lambda: outcomes.append(obj.save()))
+    with around(store) as connection:
+        connection.exec_driver_sql("UPDATE rec_specimen SET weight = 2")
+        saver.start()
+        saver.join(0.3)  # it waits for the row, or for the write lock
+        assert saver.is_alive()
+    saver.join()
+    assert outcomes == [Outcome.MERGED]
+    assert (stored(obj, "label"), stored(obj, "weight")) == ("mine", 2.0)
+
+
 def test_editors_on_one_record_lose_nothing(opened: Opener) -> None:
     """Increments of four threads add up.
 

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from keepline.store.current import Current
 
 
+#: No group has an empty name: what an unknown instrument measured is for those who see all.
+NOBODY = ""
+
+
 def built_in(instance: Current, capture_store: CaptureStore) -> Mapping[str, Module]:
     """Return the modules that every instance has, by name."""
 
     def group_of(instrument: str) -> str | None:
         # Asked anew each time: an instrument may be added, or moved to another group.
         groups = {each.name: each.group for each in list_instruments(instance=instance)}
-        return groups.get(instrument)
+        return groups.get(instrument, NOBODY)
 
     modules: tuple[Module, ...] = (
         CaptureModule("capture", capture_store, group_of),

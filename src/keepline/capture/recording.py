@@ -4,10 +4,11 @@ Producers append messages to a list; one thread cuts what has gathered into chun
 them. A group commit costs a message a thousandth of a commit.
 
 Producers take no lock as long as nothing is due, because a lock would double what a message
-costs. They rely on list.append being atomic, and on this order: the thread *seals* a segment
-(`open` is no longer it) before it counts the entries that it takes, and a producer looks at
-`open` again after its append. So either the entry is counted, or its producer sees the seal,
-looks again under the lock, and puts the entry into the next segment.
+costs. They rely on list.extend with a tuple being atomic, and on this order: the thread sets
+a segment's `limit` to 0 before it counts the messages that it takes, and a producer looks at
+`limit` after its append. So either the message is counted, or its producer sees the limit,
+looks again under the lock, and puts the message into the next segment. Whatever else a
+producer has to act upon (waking the thread, waiting for room) is a limit as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 
-from keepline.capture.chunking import CHUNK_BYTES, CHUNK_MESSAGES, Entry, cut
+from keepline.capture.chunking import CHUNK_BYTES, CHUNK_MESSAGES, Entries, cut
 from keepline.capture.store import StreamWriter
 from keepline.errors import CaptureTimeoutError, CaptureWriteError, MessageTooLargeError
 from keepline.model import Chunk
@@ -29,24 +30,32 @@ _MAX_WEIGHT = 64 * 1024 * 1024
 
 
 class Segment:
-    """Entries in the order of their numbers, from `base`; those from `taken` on do not count.
+    """Messages and their times by turns in the order of their numbers, from `base`.
 
-    `taken` is None as long as all of them do.
+    Those from the place `taken` on do not count; None says that all of them do. An entry is
+    known again by its time, an int object that no other entry appended without the lock has.
+    From the length `limit` of `entries` on an append is something to act upon. `before` is
+    the number before the first one.
     """
 
-    __slots__ = ("base", "entries", "taken")
+    __slots__ = ("base", "before", "entries", "limit", "taken")
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self.entries: list[Entry] = []
+        self.before = base - 1
+        self.entries: Entries = []
+        self.limit = 0
         self.taken: int | None = None
 
-    def place(self, entry: Entry) -> int:
-        """Return where `entry` itself stands; it was appended a moment ago."""
+    def __len__(self) -> int:
+        return len(self.entries) >> 1
+
+    def place(self, at_us: int) -> int:
+        """Return the place of the message that was appended with `at_us` a moment ago."""
         index = len(self.entries) - 1
-        while self.entries[index] is not entry:
-            index -= 1
-        return index
+        while self.entries[index] is not at_us:
+            index -= 2
+        return index >> 1
 
 
 class Recording:
@@ -67,13 +76,11 @@ class Recording:
         self._current = Segment(writer.next_seq)
         #: Where to append without the lock; None when that needs care.
         self.open: Segment | None = self._current
-        #: From this index on an appended entry is something to act upon.
-        self.act_at = 0
         self._stored = writer.next_seq  # the number after the last stored message
         self._unwritten: list[Chunk] = []
         self._weight = 0  # bytes of the heavier messages that are not stored
         self._gathered = 0  # those of them that no chunk holds yet
-        self._ticked = False  # some message may have a tick
+        self._ticks: dict[int, int] = {}  # of messages that no chunk holds yet, by number
         self._idle = False  # the thread waits for a first message
         self._urgent = False  # it is not to linger
         self._closed = False  # no more messages are taken
@@ -103,22 +110,28 @@ class Recording:
             MessageTooLargeError: it has more than 16 MiB.
             CaptureWriteError: earlier messages could not be written; this one is not taken.
         """
-        entry: Entry = (message, at_us)
-        if tick is not None:
-            entry = (message, at_us, tick)
-        return self._place(entry)
+        with self._lock:
+            if not self._admit(len(message)):
+                return None
+            segment = self._current
+            segment.entries.extend((message, at_us))
+            seq = segment.base + segment.place(at_us)
+            if tick is not None:
+                self._ticks[seq] = tick
+            self._act()
+            return seq
 
-    def look_again(self, segment: Segment, entry: Entry) -> int | None:
-        """Return the number of an entry just appended to `segment`, if that still counts.
+    def look_again(self, segment: Segment, message: bytes, at_us: int) -> int | None:
+        """Return the number of a message just appended to `segment`, if it counts there.
 
         Else put it where it does, with the same outcomes as `put`. Acts on what is due.
         """
         with self._lock:
-            index = segment.place(entry)
-            if segment.taken is None or index < segment.taken:
+            place = segment.place(at_us)
+            if segment.taken is None or place < segment.taken:
                 self._act()
-                return segment.base + index
-        return self._place(entry)
+                return segment.base + place
+        return self.put(message, at_us, None)
 
     def settle(self) -> None:
         """Have everything written that was taken so far; raises CaptureWriteError."""
@@ -162,18 +175,6 @@ class Recording:
             self._work.notify()
         self._thread.join()
 
-    def _place(self, entry: Entry) -> int | None:
-        with self._lock:
-            if not self._admit(len(entry[0])):
-                return None
-            if len(entry) > 2:
-                self._ticked = True
-            segment = self._current
-            segment.entries.append(entry)
-            index = segment.place(entry)
-            self._act()
-            return segment.base + index
-
     def _admit(self, size: int) -> bool:
         """Wait for room for a message, weigh it, and open up; False when closed."""
         if size > MAX_MESSAGE_BYTES:
@@ -198,20 +199,23 @@ class Recording:
 
     def _act(self) -> None:
         """Wake the thread if it is due, seal if the room is used up, and say when to act next."""
-        gathered = len(self._current.entries)
+        gathered = len(self._current)
         full = gathered >= CHUNK_MESSAGES or self._gathered >= CHUNK_BYTES
         if gathered and (self._idle or full):
             self._work.notify()
         room = self._room()
         if room <= 0:
             self.open = None
-        self.act_at = gathered + room - 1 if full else min(CHUNK_MESSAGES, gathered + room) - 1
+        self._act_from(gathered + room if full else min(CHUNK_MESSAGES, gathered + room))
+
+    def _act_from(self, messages: int) -> None:
+        self._current.limit = 2 * messages
 
     def _room(self) -> int:
         return self._stored + self._max_pending - self._next()
 
     def _next(self) -> int:
-        return self._current.base + len(self._current.entries)
+        return self._current.base + len(self._current)
 
     def _close(self) -> None:
         self._closed = True
@@ -261,36 +265,37 @@ class Recording:
             if not self._unwritten:
                 self._linger()
             segment = self._current
-            self.open = None
-            segment.taken = len(segment.entries)
+            segment.limit = 0
+            segment.taken = len(segment)
             self._current = Segment(segment.base + segment.taken)
             self._gathered = 0
-            self.act_at = min(CHUNK_MESSAGES, self._room()) - 1
-            if not self._closed and self._room() > 0:
-                self.open = self._current
-        taken = segment.entries[: segment.taken]
-        self._unwritten.extend(cut(taken, segment.base, ticked=self._ticked))
+            ticks, self._ticks = self._ticks, {}
+            room = self._room()
+            self._act_from(min(CHUNK_MESSAGES, room))
+            self.open = self._current if room > 0 and not self._closed else None
+        taken = segment.entries[: 2 * segment.taken]
+        self._unwritten.extend(cut(taken, segment.base, ticks))
         return bool(self._unwritten)
 
     def _linger(self) -> None:
         """Wait for a first message, and then a while for more; the lock is held."""
-        entries = self._current.entries
+        segment = self._current
         self._idle = True
-        self.act_at = 0  # set before looking: a producer looks after its append
-        while not entries and not self._ending:
+        self._act_from(0)  # set before looking: a producer looks after its append
+        while not segment.entries and not self._ending:
             self._urgent = False
             self._work.wait()
         self._idle = False
-        self.act_at = min(CHUNK_MESSAGES, len(entries) + self._room()) - 1
+        self._act_from(min(CHUNK_MESSAGES, len(segment) + self._room()))
         due = time.monotonic() + self._linger_s
-        while not self._due(entries) and (remaining := due - time.monotonic()) > 0:
+        while not self._due(segment) and (remaining := due - time.monotonic()) > 0:
             self._work.wait(remaining)
 
-    def _due(self, entries: list[Entry]) -> bool:
+    def _due(self, segment: Segment) -> bool:
         return (
             self._urgent
             or self._ending
-            or len(entries) >= CHUNK_MESSAGES
+            or len(segment) >= CHUNK_MESSAGES
             or self._gathered >= CHUNK_BYTES
         )
 

@@ -116,17 +116,13 @@ class CaptureServer:
             # cost as much as the rest.
             segment = recording.open
             if segment is not None and len(message) <= LIGHT:
-                entry = (message, time_ns() // 1000)
+                now_us = time_ns() // 1000
                 entries = segment.entries
-                entries.append(entry)
-                index = len(entries) - 1
-                if (
-                    index < recording.act_at
-                    and recording.open is segment
-                    and entries[index] is entry
-                ):
-                    return segment.base + index
-                return self._said(recording.look_again(segment, entry))
+                entries.extend((message, now_us))
+                length = len(entries)
+                if length < segment.limit and entries[-1] is now_us:
+                    return segment.before + (length >> 1)
+                return self._said(recording.look_again(segment, message, now_us))
         if at_us is None:
             at_us = time_ns() // 1000 if at is None else to_us(at)
         elif not _FIRST_US <= at_us <= _LAST_US:

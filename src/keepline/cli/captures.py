@@ -12,7 +12,6 @@ from keepline.cli.root import Json, app, open_here
 
 if TYPE_CHECKING:
     from keepline.app.pipeline import ReplayReport
-    from keepline.capture.replay import ReplayResult
     from keepline.model import SessionInfo
 
 capture = typer.Typer(no_args_is_help=True, help="Look at live capture sessions.")
@@ -74,9 +73,11 @@ def replay(
 def _show_replay(instrument: str, result: ReplayReport) -> None:
     from keepline.cli import report
 
+    inferred = any(each.inferred for each in result.files)
+    step = "step (inferred)" if inferred else "step"
     report.table(
         f"Replayed to {instrument}",
-        ("file", "session", "rows", "readings", "step", "gaps", "disorder", "quarantined"),
+        ("file", "session", "rows", "readings", step, "gaps", "disorder", "quarantined"),
         (
             (each.file.name, each.session.number, "replayed before", *[None] * 5)
             if each.already
@@ -85,7 +86,7 @@ def _show_replay(instrument: str, result: ReplayReport) -> None:
                 each.session.number,
                 each.archived.messages,
                 each.archived.readings,
-                _step(each),
+                None if each.step_us is None else f"{each.step_us / 1e6:g} s",
                 each.archived.gaps,
                 each.archived.disorder,
                 each.archived.quarantined,
@@ -99,12 +100,6 @@ def _show_replay(instrument: str, result: ReplayReport) -> None:
         f"{result.overlaps} pairs of sessions overlap in time, "
         f"{result.quarantined} rows quarantined; {result.records_built} records built."
     )
-
-
-def _step(replayed: ReplayResult) -> str | None:
-    if replayed.step_us is None:
-        return None
-    return f"{replayed.step_us / 1e6:g} s{' (inferred)' if replayed.inferred else ''}"
 
 
 @app.command()
