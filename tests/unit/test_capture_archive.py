@@ -502,6 +502,14 @@ def test_wide_messages_make_small_blocks(
     assert sizes == [8_000, 8_000, 4_000]
 
 
+def test_infinities_are_values(archive: Archive, capture_store: SqliteCaptureStore) -> None:
+    number = record(capture_store, [b'{"a": Infinity}', b'{"a": -Infinity}', b'{"a": 1e308}'])
+    assert archive.archive_session(number).readings == 3
+    (variable,) = archive.get_session_variables(number)
+    assert (variable.n, variable.min, variable.max) == (3, -np.inf, np.inf)
+    assert_array_equal(archive.read(number, "a")[1], [np.inf, -np.inf, 1e308])
+
+
 def test_device_ticks_do_not_disturb(archive: Archive, capture_store: SqliteCaptureStore) -> None:
     server = CaptureServer(capture_store, "bench")
     number = server.start_session(started=START)

@@ -1,6 +1,7 @@
 """Recording: numbers, acknowledgement, back-pressure, failures, and the seed's reading methods."""
 
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from keepline.capture import CaptureServer, SqliteCaptureStore
+from keepline.capture import CaptureServer, SqliteCaptureStore, recover
 from keepline.capture.sqlite_writer import SqliteStreamWriter
 from keepline.capture.store import Appended
 from keepline.errors import (
@@ -464,3 +465,29 @@ def test_file_of_another_schema_is_refused(tmp_path: Path) -> None:
         store._connection.execute("PRAGMA user_version = 99")
     with pytest.raises(CaptureError, match="99"):
         SqliteCaptureStore(tmp_path / "capture.db")
+
+
+def test_recorder_loads_no_heavy_library() -> None:
+    program = (
+        "import sys\n"
+        "from keepline.capture import CaptureServer, SqliteCaptureStore, recover\n"
+        "heavy = {'numpy', 'sqlalchemy', 'pandas', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_process_that_ends_without_stopping_leaves_what_it_queued(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from keepline.capture import CaptureServer, SqliteCaptureStore\n"
+        "server = CaptureServer(SqliteCaptureStore(sys.argv[1]), 'bench', linger_s=50)\n"
+        "server.start_session()\n"
+        "server.queue(b'last words')\n"
+    )
+    path = tmp_path / "capture.db"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    with SqliteCaptureStore(path) as store:
+        (info,) = recover(store)
+        assert info.state == "interrupted"
+        assert store.last_messages(info.number, "main", 5) == [b"last words"]

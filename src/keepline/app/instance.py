@@ -106,9 +106,9 @@ class Instance:
     @cached_property
     def modules(self) -> Mapping[str, Module]:
         """Return the query modules by name."""
-        from keepline.app.modules import built_in
+        from keepline.app.modules import installed
 
-        return built_in(self, self.capture_store)
+        return installed(self)
 
     def principal(self, username: str) -> Principal:
         """Return who `username` is here.

@@ -217,10 +217,12 @@ def statistics(column: Column, times_us: NDArray[np.int64]) -> dict[str, Any]:
     else:
         there = ~np.isnan(column)
         values = column[there]
+        with np.errstate(invalid="ignore", over="ignore"):  # the sum of infinities is none
+            total = float(values.sum())
         figures = {
             "min": float(values.min()),
             "max": float(values.max()),
-            "total": float(values.sum()),
+            "total": total,
             "first": float(values[0]),
             "last": float(values[-1]),
         }

@@ -41,7 +41,7 @@ StoreFactory = Callable[[], CaptureStore]
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 PROCESSES = 4
-STARTS = 25
+STARTS = 100
 
 
 def chunk_of(first_seq: int, messages: Sequence[bytes], *, ticks: bool = False) -> Chunk:
