@@ -379,6 +379,16 @@ def test_archive_all(archive: Archive, capture_store: SqliteCaptureStore) -> Non
     ]
 
 
+def test_one_bad_session_does_not_stop_the_rest(
+    archive: Archive, capture_store: SqliteCaptureStore
+) -> None:
+    record(capture_store, values(2), instrument="nowhere")
+    good = record(capture_store, values(3))
+    with pytest.raises(UnknownInstrumentError):
+        archive.archive_all()
+    assert len(archive.read(good, "c0")[0]) == 3
+
+
 def test_variables_have_their_statistics(
     archive: Archive, capture_store: SqliteCaptureStore
 ) -> None:

@@ -375,6 +375,31 @@ def test_handle_given_up_on_a_full_disk_leaves_the_session_to_recovery(
     server.close()
 
 
+def test_stopping_session_is_no_orphan_at_any_moment(
+    store: SqliteCaptureStore, tmp_path: Path
+) -> None:
+    done = threading.Event()
+    recovered = []
+
+    def look_for_orphans() -> None:
+        with SqliteCaptureStore(tmp_path / "capture.db") as other:
+            while not done.is_set():
+                recovered.extend(recover(other))
+
+    looking = threading.Thread(target=look_for_orphans)
+    looking.start()
+    try:
+        for _ in range(50):
+            with CaptureServer(store, "bench", linger_s=0.001) as server:
+                server.start_session()
+                server.queue(b"a")
+                assert server.stop_session().state == "complete"
+    finally:
+        done.set()
+        looking.join()
+    assert recovered == []
+
+
 def test_session_ended_by_somebody_else_surfaces(
     store: SqliteCaptureStore, server: CaptureServer
 ) -> None:

@@ -12,7 +12,7 @@ from keepline.capture.archive_rows import StreamRows
 from keepline.capture.blocking import ContentCrc, FullBlock, blocks, runs
 from keepline.capture.readings import ArchiveReader
 from keepline.capture.store import CaptureStore
-from keepline.errors import ChunkDamagedError, UnknownInstrumentError
+from keepline.errors import ChunkDamagedError, KeeplineError, UnknownInstrumentError
 from keepline.model import CaptureState, Chunk, Principal, SessionInfo, StreamSpec, utc_now
 from keepline.store import Store, plugins, quarantine
 from keepline.store.tables import capture as tables
@@ -69,8 +69,21 @@ class Archive(ArchiveReader):
         self.capture_store = capture_store
 
     def archive_all(self) -> list[ArchiveResult]:
-        """Archive what every session has stored so far, and return a result each, by number."""
-        return [self.archive_session(info.number) for info in self.capture_store.sessions()]
+        """Archive what every session has stored so far, and return a result each, by number.
+
+        A session that cannot be archived does not keep the others from it; the first error
+        is raised at the end.
+        """
+        results: list[ArchiveResult] = []
+        failed: list[KeeplineError] = []
+        for info in self.capture_store.sessions():
+            try:
+                results.append(self.archive_session(info.number))
+            except KeeplineError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+        return results
 
     def archive_session(self, number: int) -> ArchiveResult:
         """Archive what a session has stored so far, running or ended; a repeat adds nothing.

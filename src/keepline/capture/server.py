@@ -184,10 +184,12 @@ class CaptureServer:
         session = recording.writer.session
         if state is None:
             state = "complete" if recording.stored_seq >= 0 else "empty"
-        self._release(recording)
-        return self.store.close_session(
+        # While the writer's lock is held: nobody may take the session for an orphan.
+        info = self.store.close_session(
             session.number, state, ended or max(utc_now(), session.started)
         )
+        self._release(recording)
+        return info
 
     def close(self) -> None:
         """End a running session as interrupted and release it, whatever can be written."""

@@ -32,8 +32,9 @@ from keepline.store.tables.sessions import session, session_change, session_even
 #: Sessions a statement, well below the number of parameters that a database takes.
 BATCH = 500
 
-#: Session identifier, event type, time.
-Place = tuple[str, str, datetime]
+#: Session identifier, event type, time, instrument.
+Place = tuple[str, str, datetime, str]
+_PLACE = ("session_identifier", "event_type", "happened_at", "instrument")
 
 _T = TypeVar("_T")
 
@@ -52,7 +53,7 @@ class Event:
     @property
     def place(self) -> Place:
         """Return what no two events of the log share."""
-        return self.session_identifier, self.event_type, self.happened_at
+        return self.session_identifier, self.event_type, self.happened_at, self.instrument
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,14 @@ class Appended:
 def append(connection: sa.Connection, events: Sequence[Event], *, who: str) -> Appended:
     """Add events that are not there yet, and bring their sessions in line with the log.
 
-    An event is the same as another of the same session, type and instant. Their instruments
-    must be known. Not more than `BATCH` sessions at once.
+    An event is the same as another of the same session, type, instant and instrument. The
+    instruments must be known. Not more than `BATCH` sessions at once.
     """
     queue_writers(connection, session_event)
     new = _add_events(connection, events)
     if not new:
         return Appended(0, 0, {})
-    identifiers = sorted({identifier for identifier, _, _ in new})
+    identifiers = sorted({place[0] for place in new})
     _pair(connection, identifiers)
     quarantined, unfit = _quarantine_unfit(connection, identifiers)
     _set_said_status(connection, [e for e in events if e.place in new and e.place not in unfit])
@@ -131,9 +132,7 @@ def _add_events(connection: sa.Connection, events: Sequence[Event]) -> set[Place
             "recorded_at",
         )
     }
-    there = sa.exists().where(
-        *(c[name] == given[name] for name in ("session_identifier", "event_type", "happened_at"))
-    )
+    there = sa.exists().where(*(c[name] == given[name] for name in _PLACE))
     insert = sa.insert(session_event).from_select(
         list(given), sa.select(*given.values()).where(~there)
     )

@@ -24,7 +24,7 @@ session_event = sa.Table(
     sa.Column("event_type", sa.ForeignKey("event_type.name"), nullable=False),
     sa.Column("user_name", sa.Text),
     sa.Column("recorded_at", UtcDateTime, nullable=False),
-    sa.UniqueConstraint("session_identifier", "event_type", "happened_at"),
+    sa.UniqueConstraint("session_identifier", "event_type", "happened_at", "instrument"),
 )
 
 session = sa.Table(

@@ -22,7 +22,7 @@ APPEND_ONLY = ("session_event", "session_change", "capture_session_change", "cha
 
 #: What else than its id makes a row of these tables unique.
 _UNIQUE = {
-    "session_event": ("session_identifier", "event_type", "happened_at"),
+    "session_event": ("session_identifier", "event_type", "happened_at", "instrument"),
     "change_feed": ("record_type", "record_key", "revision"),
 }
 

@@ -287,7 +287,8 @@ def upgrade() -> None:
             "session_identifier",
             "event_type",
             "happened_at",
-            name=op.f("uq_session_event_session_identifier_event_type_happened_at"),
+            "instrument",
+            name=op.f("uq_session_event_session_identifier_event_type_happened_at_instrument"),
         ),
     )
     op.create_table(
