@@ -196,6 +196,16 @@ def test_an_end_on_another_instrument_is_quarantined(instance: StoreInstance, lo
     assert ready(instance) == ["s"]
 
 
+def test_a_bad_event_does_not_stand_in_for_a_good_one_of_the_same_moment(
+    instance: StoreInstance, logged: Log
+) -> None:
+    logged("s", "START", NINE)
+    with pytest.warns(SessionLogWarning, match="another instrument"):
+        logged("s", "END", TEN, instrument="m2")
+    assert logged("s", "END", TEN) is True
+    assert ready(instance) == ["s"]
+
+
 def test_a_second_end_changes_nothing(instance: StoreInstance, logged: Log) -> None:
     logged("s", "START", NINE)
     logged("s", "END", TEN)
@@ -337,7 +347,7 @@ HISTORIES = st.lists(
 
 
 @settings(
-    max_examples=25,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

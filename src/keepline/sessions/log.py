@@ -50,10 +50,10 @@ class SessionLog:
         """Add the event to the log, and bring its session in line; all or nothing.
 
         Return True when it was added and fits its session. When the log holds an event of the
-        same session, type and instant already, warn, add nothing and return False; whatever
-        has become of the session. An event that fits no session (an END before its START, a
-        second START, another instrument) is kept in the log and in quarantine, changes nothing
-        else, and gives a warning and False as well.
+        same session, type, instant and instrument already, warn, add nothing and return False;
+        whatever has become of the session. An event that fits no session (an END before its
+        START, a second START, another instrument) is kept in the log and in quarantine, changes
+        nothing else, and gives a warning and False as well.
 
         `principal` is who says so. Raises UnknownInstrumentError, or SessionLogError for a
         type, status, time or identifier that cannot be.
@@ -116,15 +116,12 @@ class Session:
     def log_record_generation(self, connection: sa.Connection, *, who: str) -> dict[str, Any]:
         """Do what `insert_record_generation_event` does, in the transaction of `connection`."""
         queue_writers(connection, session_event)
-        if _status(connection, self.session_identifier) is None:
+        device = connection.execute(
+            sa.select(session.c.instrument).where(session.c.identifier == self.session_identifier)
+        ).scalar_one_or_none()
+        if device is None:
             raise UnknownSessionError(f"the log knows no session {self.session_identifier}")
-        event = Event(
-            self.session_identifier,
-            self.instrument.name,
-            utc_now(),
-            "RECORD_GENERATION",
-            self.user,
-        )
+        event = Event(self.session_identifier, device, utc_now(), "RECORD_GENERATION", self.user)
         append(connection, [event], who=who)
         c = session_event.c
         found = connection.execute(
@@ -134,6 +131,7 @@ class Session:
                 c.session_identifier == event.session_identifier,
                 c.event_type == event.event_type,
                 c.happened_at == event.happened_at,
+                c.instrument == event.instrument,
             )
         ).one()
         return found._asdict()
@@ -216,11 +214,6 @@ def ready_sessions(
         ends = (row[session.c.started_at], row[session.c.ended_at])
         found.append(Session(row[session.c.identifier], device, ends, row[session.c.user_name]))
     return found
-
-
-def _status(connection: sa.Connection, identifier: str) -> str | None:
-    query = sa.select(session.c.status).where(session.c.identifier == identifier)
-    return connection.execute(query).scalar_one_or_none()
 
 
 def _check(value: str, allowed: tuple[str, ...], what: str) -> None:

@@ -151,10 +151,12 @@ def _add_events(connection: sa.Connection, events: Sequence[Event]) -> set[Place
     # Writers queue, so whatever has a higher number afterwards is ours.
     last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(c.id), 0))).scalar_one()
     connection.execute(insert, rows)
-    added = connection.execute(
-        sa.select(c.session_identifier, c.event_type, c.happened_at).where(c.id > last)
-    )
-    return {(row.session_identifier, row.event_type, row.happened_at) for row in added}
+    added = connection.execute(sa.select(*(c[name] for name in _PLACE)).where(c.id > last))
+    return {_place(row) for row in added}
+
+
+def _place(row: sa.Row[Any]) -> Place:
+    return row.session_identifier, row.event_type, row.happened_at, row.instrument
 
 
 def _pair(connection: sa.Connection, identifiers: Sequence[str]) -> None:
@@ -284,7 +286,7 @@ def _quarantine_unfit(
     ).all()
     rejected = [(row.id, _raw(row), row.reason) for row in rows]
     kept = quarantine.keep(connection, "sessions", "session_event", rejected)
-    unfit = {(row.session_identifier, row.event_type, row.happened_at): row.reason for row in rows}
+    unfit = {_place(row): row.reason for row in rows}
     return kept, unfit
 
 
