@@ -1,6 +1,6 @@
 """Join a table of one's own with what an instance holds, by SQL and by a Request.
 
-    python examples/ask_own_module.py FOLDER
+python examples/ask_own_module.py FOLDER
 """
 
 import sys

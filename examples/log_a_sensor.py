@@ -1,6 +1,6 @@
 """Record a sensor, archive it, and read it back as numpy arrays.
 
-    python examples/log_a_sensor.py FOLDER
+python examples/log_a_sensor.py FOLDER
 """
 
 import json

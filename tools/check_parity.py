@@ -20,7 +20,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -86,7 +85,7 @@ def resolve(name: str) -> None:
     dotted, parameter = match.groups()
     found, rest = _imported(dotted.split("."))
     for index, part in enumerate(rest, 1):
-        if index == len(rest) and part in _instance_attributes(found):
+        if index == len(rest) and parameter is None and part in _instance_attributes(found):
             return
         if not hasattr(found, part):
             raise LookupError(f"{getattr(found, '__name__', found)} has no {part}")
@@ -110,30 +109,35 @@ def _imported(parts: list[str]) -> tuple[object, list[str]]:
     raise LookupError(f"there is no module {parts[0]}")
 
 
-@cache
-def _instance_attributes(kind: object) -> frozenset[str]:
-    """Return the names that a class gives its instances and does not hold itself."""
+def _instance_attributes(kind: object) -> set[str]:
+    """Return the names that a class gives its instances and need not have itself."""
     if not inspect.isclass(kind):
-        return frozenset()
+        return set()
     names = {*getattr(kind, "model_fields", ())}  # those of a pydantic model
     if dataclasses.is_dataclass(kind):
         names.update(field.name for field in dataclasses.fields(kind))
     for each in kind.__mro__:
         if each.__module__.partition(".")[0] == "keepline":
-            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
-            names.update(_assigned_to_self(tree))
-    return frozenset(names)
+            names |= _assigned_to_self(each.__module__, each.__name__)
+    return names
 
 
-def _assigned_to_self(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.ctx, ast.Store)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "self"
-        ):
-            yield node.attr
+@cache
+def _assigned_to_self(module: str, name: str) -> frozenset[str]:
+    """Return the attributes of `self` that the methods of a module's class assign to."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    classes = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    return frozenset(
+        node.attr
+        for each in classes
+        for node in ast.walk(each)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    )
 
 
 def mistakes(table: Collection[Row]) -> list[str]:
@@ -205,20 +209,24 @@ def uses(test: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", _source(file, function), re.IGNORECASE) is not None
 
 
-@cache
 def _source(file: str, function: str) -> str:
+    return "\n".join(
+        text for name, text in _parts(file) if name == function or not name.startswith("test_")
+    )
+
+
+@cache
+def _parts(file: str) -> list[tuple[str, str]]:
+    """Return what stands at a file's top, each with its name and source, without the imports."""
     text = (ROOT / file).read_text(encoding="utf-8")
     lines = text.splitlines()
     parts = []
     for node in ast.parse(text).body:
-        name = getattr(node, "name", "")
-        other = name.startswith("test_") and name != function
-        if other or isinstance(node, ast.Import | ast.ImportFrom):
-            continue
-        decorators = getattr(node, "decorator_list", [])
-        first = min([node.lineno, *(each.lineno for each in decorators)])
-        parts += lines[first - 1 : node.end_lineno]
-    return "\n".join(parts)
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            decorators = getattr(node, "decorator_list", [])
+            first = min([node.lineno, *(each.lineno for each in decorators)])
+            parts.append((getattr(node, "name", ""), "\n".join(lines[first - 1 : node.end_lineno])))
+    return parts
 
 
 def _word(here: str) -> str:

@@ -34,8 +34,9 @@ class StoreSettings(_Part):
 
 
 class CaptureSettings(_Part):
-    """Where live readings are kept before they are archived."""
+    """Where live readings are kept before they are archived; `store` names the kind."""
 
+    store: str = "sqlite"
     path: str = "capture.db"
     level: Literal["stored", "fsynced"] = "stored"
     linger_s: float = Field(default=0.2, gt=0, le=60)

@@ -51,7 +51,9 @@ def test_killed_recorder_is_recovered_and_a_live_one_left_alone(tmp_path: Path) 
         "JOIN sessions.event AS e ON e.session_identifier = s.identifier "
         f"WHERE a.global_name = '{recovered['name']}' AND e.event_type = 'END'"
     )
-    ((state, messages, status, event),) = keepline_json("--instance", instance, "query", sql)["rows"]
+    ((state, messages, status, event),) = keepline_json("--instance", instance, "query", sql)[
+        "rows"
+    ]
     assert (state, status, event) == ("interrupted", "TO_BE_BUILT", "END")
     assert messages > acknowledged
     built = keepline_json("--instance", instance, "sessions", "build")

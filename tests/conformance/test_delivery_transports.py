@@ -93,7 +93,10 @@ class TestFolderTransport(TransportConformance):
             record = content["record"]
             assert set(record["fields"]) == {each.name for each in SAMPLE_TYPE.fields}
             found[content["target_key"]] = Received(
-                record["key"], record["revision"], record["fields"], {"peak": record["subtables"]["peak"]}
+                record["key"],
+                record["revision"],
+                record["fields"],
+                {"peak": record["subtables"]["peak"]},
             )
         return found
 

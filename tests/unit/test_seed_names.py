@@ -1,6 +1,7 @@
 """Names that the five seed pages document and that no other test shows by themselves."""
 
 import io
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,14 +16,15 @@ import keepline.records
 from keepline import query
 from keepline.app.instance import Instance, init_instance, open_instance
 from keepline.capture import Archive, CaptureServer
-from keepline.delivery import print_export_queue
+from keepline.delivery import export_task, print_export_queue
+from keepline.delivery.recipients import recipient
 from keepline.downloads import (
     DownloadOptions,
     TaskCollectionExporter,
     XlsxExporter,
     make_exporter,
 )
-from keepline.model import Instrument, Principal
+from keepline.model import Instrument, Principal, RecordKey
 from keepline.query import Column, ModuleUnavailable, connect, request
 from keepline.query.module import ColumnInfo
 from keepline.query.modules.memory import MemoryModule
@@ -30,7 +32,7 @@ from keepline.records import INSTRUMENT_SESSION, put_record
 from keepline.sessions import SessionLog, add_instrument, get_sessions_to_build
 from keepline.sessions.log import EVENT_TYPES
 from keepline.store.tables.downloads import download as download_table
-from tests.query_host import host
+from tests.query_host import Counting, host, laboratory
 
 NINE = datetime(2024, 5, 1, 9, tzinfo=UTC)
 TEN = NINE + timedelta(hours=1)
@@ -82,6 +84,20 @@ def test_queue_of_some_recipients(instance: Instance) -> None:
     assert out.getvalue() == f"more-files\t{INSTRUMENT_SESSION.name}/a\t1\n"
 
 
+def test_one_record_for_one_recipient(instance: Instance) -> None:
+    with (instance.folder / "keepline.toml").open("a") as file:
+        file.write(RECIPIENTS)
+    put(instance, "a")
+    put(instance, "b")
+    with open_instance(instance.folder) as declared:
+        files = recipient(declared.settings, "files")
+        key = RecordKey(INSTRUMENT_SESSION.name, "b")
+        report = export_task(recipient=files, record_key=key, instance=declared)
+    assert (report.recipient, report.sent) == ("files", 1)
+    (sent,) = (instance.folder / "outbox").rglob("*.json")
+    assert json.loads(sent.read_text())["record"]["key"] == "b"
+
+
 # Downloads
 
 
@@ -121,7 +137,7 @@ def test_when_ready_calls_back_or_blocks() -> None:
     called = threading.Event()
     error = ModuleUnavailable("lab", ready=back.is_set)
     assert error.module_name == "lab"
-    error.when_ready(called.set, timeout=60)
+    error.when_ready(callback=called.set, timeout=60)
     error.when_ready(timeout=0.01)  # nobody is back: it returns after the time
     assert not called.is_set()
     back.set()
@@ -152,6 +168,31 @@ def test_what_a_cursor_says_cannot_be_set(name: str) -> None:
         with pytest.raises(AttributeError):
             setattr(cursor, name, None)
         assert cursor.connection is connection
+
+
+def test_values_are_given_when_a_request_is_executed() -> None:
+    asked = request()
+    asked.add_field("name", Column("lab", "sample", "name"))
+    asked.add_param(Column("lab", "sample", "id"))
+    with connect("admin", instance=host(laboratory())) as connection:
+        cursor = connection.cursor()
+        assert cursor.execute(asked, param_values={"id": 2}).fetchall() == [("sand",)]
+        assert cursor.execute(asked, param_values={"id": 3}).fetchall() == [("soil",)]
+
+
+def test_closing_a_cursor_gives_back_what_it_reads_from() -> None:
+    module = Counting(laboratory())
+    asked = request()
+    asked.add_field("name", Column("lab", "sample", "name"))
+    with connect("admin", instance=host(module)) as connection:
+        cursor = connection.cursor().execute(asked)
+        assert module.open == 1
+        cursor.close()
+        cursor.close()
+        assert module.open == 0
+        with pytest.raises(query.InterfaceError, match="closed"):
+            cursor.fetchone()
+        assert connection.cursor().execute(asked).fetchone() == ("salt",)
 
 
 # Records

@@ -15,13 +15,13 @@ from keepline import config
 from keepline.config import Settings
 from keepline.errors import InstanceError
 from keepline.model import Principal
-from keepline.store import Store, current, schema
+from keepline.store import Store, current, plugins, schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keepline.capture.archive import Archive
-    from keepline.capture.sqlite_store import SqliteCaptureStore
+    from keepline.capture.store import CaptureStore
     from keepline.query.module import Module
 
 _TEMPLATE = """\
@@ -89,12 +89,11 @@ class Instance:
         return self._identity[1]
 
     @cached_property
-    def capture_store(self) -> SqliteCaptureStore:
+    def capture_store(self) -> CaptureStore:
         """Return the store of live readings."""
-        from keepline.capture.sqlite_store import SqliteCaptureStore
-
-        settings = self.settings.capture
-        return SqliteCaptureStore(self.folder / settings.path, level=settings.level)
+        kind = plugins.load("capture_stores", self.settings.capture.store)
+        store: CaptureStore = kind.configured(self.settings.capture, folder=self.folder)
+        return store
 
     @cached_property
     def archive(self) -> Archive:

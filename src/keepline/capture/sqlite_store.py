@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from keepline.capture.locks import PATIENCE_S, FileLock
 from keepline.capture.sqlite_file import (
@@ -38,6 +38,9 @@ from keepline.errors import (
     UnsupportedLevelError,
 )
 from keepline.model import CaptureState, Chunk, Level, SessionInfo, StreamSpec, to_us
+
+if TYPE_CHECKING:  # a recorder needs no settings
+    from keepline.config import CaptureSettings
 
 #: How long the making of a new file may take another process.
 _MAKING_S = 30.0
@@ -72,6 +75,11 @@ class SqliteCaptureStore:
             except BaseException:
                 self._connection.close()
                 raise
+
+    @classmethod
+    def configured(cls, settings: CaptureSettings, *, folder: Path) -> Self:
+        """Return the store that `settings` describe; a relative path is taken from `folder`."""
+        return cls(folder / settings.path, level=settings.level)
 
     @property
     def levels(self) -> tuple[Level, ...]:
