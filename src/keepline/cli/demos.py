@@ -90,12 +90,9 @@ def _tell(result: DemoResult) -> None:
             for e in result.edits
         ),
     )
-    report.say("")
-    report.say(result.sql)
     same = "the same rows" if result.request_agrees else "OTHER ROWS"
-    report.table(
-        f"4. Asked by SQL; asked as a Request: {same}", result.query_columns, result.query_result
-    )
+    report.say(f"4. One question, asked by SQL and as a Request: {same}\n\n{result.sql}")
+    report.table("", result.query_columns, result.query_result)
     report.table(
         "5. Delivered",
         ("recipient", "first run", "second run", "after one edit"),

@@ -26,7 +26,7 @@ def emit(value: Mapping[str, Any]) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; a value that is not there shows as a dash."""
-    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
