@@ -70,7 +70,13 @@ def test_download_opens(result: dict[str, Any]) -> None:
 
 def test_people_get_tables(tmp_path: Path) -> None:
     shown = keepline("demo", "--dir", tmp_path / "demo", "--seconds", "0.5").stdout
-    for heading in ("1. Captured", "2. 2 records", "3. Two editors", "4. One question", "5. Delivered"):
+    for heading in (
+        "1. Captured",
+        "2. 2 records",
+        "3. Two editors",
+        "4. One question",
+        "5. Delivered",
+    ):
         assert heading in shown
     assert str(tmp_path / "demo" / "keepline.db") in shown
 
