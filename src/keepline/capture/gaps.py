@@ -43,9 +43,9 @@ def find_gaps(
     return [
         Gap(
             "disorder" if steps[index] <= 0 else "time",
-            first_seq + int(index),
+            first_seq + index,
             int(times_us[index]),
             int(times_us[index + 1]),
         )
-        for index in np.flatnonzero(wrong)
+        for index in np.flatnonzero(wrong).tolist()
     ]
