@@ -486,9 +486,8 @@ def test_queries_take_arguments_the_same_way_on_every_database(instance: StoreIn
     assert db_query("SELECT 1 WHERE 1 = ?", [1], instance=instance) == [(1,)]
 
 
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
 def test_postgresql_quotes_are_understood(instance: StoreInstance) -> None:
-    if instance.store.dialect != "postgresql":
-        pytest.skip("PostgreSQL's own syntax")
     query = r"SELECT E'it\'s ?', $$?$$, $x$ ? $$ $x$, ?::int % 3, '{\"a\":1}'::jsonb"
     ((escaped, dollars, tagged, rest, _),) = rows(instance, query.replace(r"\"", '"'), 5)
     assert (escaped, dollars, tagged, rest) == ("it's ?", "?", " ? $$ ", 2)

@@ -145,17 +145,15 @@ def test_an_upsert_changes_the_token(watched: Watched) -> None:
         )
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_replace_makes_another_record(watched: Watched) -> None:
-    if watched.store.dialect != "sqlite":
-        pytest.skip("PostgreSQL has no REPLACE")
     with watched.changes(born=True) as connection:
         connection.exec_driver_sql(INSERT.replace("INSERT", "REPLACE"))
     assert watched.feed() == [(1, "insert"), (2, "insert")]
 
 
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
 def test_copy_stamps_rows(watched: Watched) -> None:
-    if watched.store.dialect != "postgresql":
-        pytest.skip("SQLite has no COPY")
     with around(watched.store) as connection:
         driver = connection.connection.driver_connection
         with driver.cursor().copy("COPY rec_specimen (record_key, label) FROM STDIN") as copy:
@@ -244,9 +242,8 @@ def test_tokens_given_at_insertion_are_not_taken(watched: Watched) -> None:
     assert row.row_born == row.row_rev != 5
 
 
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
 def test_records_are_never_truncated(watched: Watched) -> None:
-    if watched.store.dialect != "postgresql":
-        pytest.skip("SQLite has no TRUNCATE")
     for table in ("rec_specimen CASCADE", "rec_specimen__part", "change_feed", "sent_log"):
         refused = pytest.raises(sa.exc.DBAPIError, match="never truncated")
         with refused, around(watched.store) as connection:

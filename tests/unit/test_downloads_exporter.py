@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import resource
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,8 +166,6 @@ def test_existing_file_is_kept(world: Host, tmp_path: Path) -> None:
 def test_full_disk_publishes_nothing(world: Host, tmp_path: Path) -> None:
     world.add(*(f"r{number:05}" for number in range(2_000)), title="x" * 500)
     out = tmp_path / "out"
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, hard))

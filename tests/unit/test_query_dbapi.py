@@ -353,7 +353,6 @@ def test_used_up_retries_raise():
 
 
 def test_retries_serve_sql_as_well():
-    pytest.importorskip("duckdb")
     module = Flaky(numbers(2_500), 2, after=1)
     with connect("ann", instance=host(module)) as connection:
         cursor = connection.cursor()
