@@ -77,6 +77,12 @@ def test_a_half_made_instance_is_finished_by_migrate(tmp_path: Path) -> None:
         assert get_sessions_to_build() == []
 
 
+def test_an_instance_is_its_owners_alone(tmp_path: Path) -> None:
+    init_instance(tmp_path / "new").close()
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "new" / "keepline.toml").stat().st_mode & 0o777 == 0o600
+
+
 def test_secrets_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     init_instance(tmp_path / "one").close()
     monkeypatch.setenv("KEEPLINE_STORE__URL", "postgresql://ann:hunter2@localhost:1/x")

@@ -126,8 +126,9 @@ class Instance:
 
 
 def init_instance(folder: Path | str) -> Instance:
-    """Make an instance in `folder` (made when missing), open it and make it current.
+    """Make an instance in `folder`, open it and make it current.
 
+    A missing folder is made for its owner alone, as records and settings may be confidential.
     Raises InstanceError when the folder cannot be written or holds an instance already.
     """
     folder = _resolve(folder)
@@ -135,7 +136,9 @@ def init_instance(folder: Path | str) -> Instance:
     if file.exists():
         raise InstanceError(f"{folder} is an instance already; open it, or choose another folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600, exist_ok=False)
         file.write_text(_TEMPLATE, encoding="utf-8")
     except OSError as error:
         raise InstanceError(f"{folder} cannot be written: {error.strerror}") from error
