@@ -21,8 +21,8 @@ Made by `make docs` from the commands' own help; a test fails when it differs.
 
 `--instance DIR` stands before the command's name; without it the variable `KEEPLINE_INSTANCE`
 counts, else the current folder. A command that fails for a reason that you can mend prints one
-line and ends with status 2; `--debug`, also before the name, shows the traceback. With `--json`
-standard output is one JSON object alone.
+line (a wrong option: the usage as well) and ends with status 2; `--debug`, also before the name,
+shows the traceback. With `--json` standard output is one JSON object alone.
 """
 
 

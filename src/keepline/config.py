@@ -6,6 +6,7 @@ down. Secrets belong in the environment, and never show in a repr.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +89,7 @@ def load(folder: Path) -> Settings:
     file = folder / FILE_NAME
     if not file.is_file():
         raise InstanceError(f"no {FILE_NAME} in {folder}; `keepline init {folder}` makes one")
+    _check_variables()
     try:
         values = TomlConfigSettingsSource(Settings, toml_file=file)()
         return Settings(**values)
@@ -95,6 +97,16 @@ def load(folder: Path) -> Settings:
         raise ConfigError(f"{file}: {_first_mistake(error)}") from None
     except OSError as error:
         raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _check_variables() -> None:
+    """Raise ConfigError for a KEEPLINE_* variable that would be ignored in silence."""
+    known = ("INSTANCE", "TEST", *(name.upper() for name in Settings.model_fields))
+    for variable in os.environ:
+        name = variable.upper().removeprefix("KEEPLINE_")
+        if name != variable.upper() and not name.startswith(known):
+            parts = ", ".join(f"KEEPLINE_{each.upper()}__*" for each in Settings.model_fields)
+            raise ConfigError(f"the variable {variable} means nothing; there are {parts}")
 
 
 def _first_mistake(error: ValueError) -> str:

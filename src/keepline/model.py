@@ -14,6 +14,9 @@ from typing import Any, Literal
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+#: The longest step that a stream may declare: 100 years of 365 days.
+MAX_STEP_US = 100 * 365 * 86_400 * 1_000_000
+
 #: How safe a message is. accepted: in the process; stored: survives a kill of the process;
 #: fsynced: on stable storage; archived: in the SQL archive.
 Level = Literal["accepted", "stored", "fsynced", "archived"]
@@ -35,8 +38,10 @@ FieldType = Literal["text", "integer", "real", "boolean", "datetime", "json"]
 def to_us(moment: datetime) -> int:
     """Return an aware datetime as UTC microseconds since 1970, exactly.
 
-    Raises ValueError for a naive datetime.
+    Raises ValueError for a naive datetime, TypeError for anything else.
     """
+    if not isinstance(moment, datetime):
+        raise TypeError(f"a time is an aware datetime, not {type(moment).__name__}")
     if moment.tzinfo is None:
         raise ValueError("a time without a zone is refused; give it an explicit time zone")
     return (moment - EPOCH) // _MICROSECOND
@@ -82,11 +87,20 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One quantity of a stream: its name, value type and unit."""
+    """One quantity of a stream: its name, value type and unit.
+
+    Raises ValueError for a name without a character or an unknown value type.
+    """
 
     name: str
     dtype: Literal["float64", "text"] = "float64"
     unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a channel needs a name")
+        if self.dtype not in ("float64", "text"):
+            raise ValueError(f"a channel's values are float64 or text, not {self.dtype!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +108,8 @@ class StreamSpec:
     """How a stream of messages is read: its decoder, the decoder's options, the step.
 
     `step_us` is the declared time between two messages in microseconds (None: undeclared,
-    then no time gap is looked for). An empty `channels` means: as the messages come.
+    then no time gap is looked for). An empty `channels` means: as the messages come. Raises
+    ValueError for a step that is not 1 microsecond to 100 years, or a channel named twice.
     """
 
     source: str = "main"
@@ -102,6 +117,14 @@ class StreamSpec:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     step_us: int | None = None
     channels: tuple[Channel, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.step_us is not None and not 1 <= self.step_us <= MAX_STEP_US:
+            raise ValueError("a step is 1 microsecond to 100 years")
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the channel {twice!r} is declared twice")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -152,3 +156,85 @@ def test_unknown_names(instance: Path) -> None:
     assert "pdf" in error_line("--instance", instance, "download", "--format", "pdf")
     assert "recipe" in error_line("--instance", instance, "records", "list", "--type", "recipe")
     assert "k1" in error_line("--instance", instance, "records", "show", "k1")
+
+
+@pytest.mark.parametrize("step", ["inf", "1e13", "0", "-1", "nan"])
+def test_steps_that_are_none(instance: Path, tmp_path: Path, step: str) -> None:
+    command = replay(instance, write(tmp_path, b"2020-03-09 10:00:00;1;2\n"))
+    finished = keepline(*command, "--step", step, status=2)
+    assert "Traceback" not in finished.stderr
+    assert keepline_json("--instance", instance, "capture", "list") == {"sessions": []}
+
+
+def test_a_misspelt_variable_is_not_ignored(instance: Path) -> None:
+    said = error_line("--instance", instance, "sessions", "list", KEEPLINE_STROE__URL="x")
+    assert "KEEPLINE_STROE__URL" in said
+    assert "KEEPLINE_STORE__*" in said
+
+
+def test_a_broken_capture_store_leaves_the_rest(instance: Path) -> None:
+    (instance / "capture.db").write_bytes(b"this is no database" * 100)
+    sql = "SELECT count(*) FROM records.instrument_session"
+    finished = keepline("--instance", instance, "query", sql, "--json")
+    assert '"rows"' in finished.stdout
+    assert len(finished.stderr.splitlines()) == 1
+    assert "capture" in finished.stderr
+    assert "capture.db" in error_line("--instance", instance, "capture", "list")
+
+
+def test_output_that_cannot_be_written(instance: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from keepline.cli import main; main()",
+                "--instance",
+                str(instance),
+                "query",
+                "SELECT 1",
+                "--format",
+                "csv",
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_query_can_be_interrupted(instance: Path) -> None:
+    endless = (
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t"
+    )
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from keepline.cli import main; main()",
+            "--instance",
+            str(instance),
+            "query",
+            endless,
+        ],
+        stderr=subprocess.PIPE,
+    ) as running:
+        time.sleep(3)
+        assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=5) != 0
+
+
+def test_instruments_can_be_declared(instance: Path) -> None:
+    keepline("--instance", instance, "instruments", "add", "stm", "--tz", "Europe/Madrid")
+    (declared,) = keepline_json("--instance", instance, "instruments", "list")["instruments"]
+    assert (declared["name"], declared["tz"]) == ("stm", "Europe/Madrid")
+    said = error_line("--instance", instance, "instruments", "add", "x", "--tz", "Mars/Olympus")
+    assert "Mars/Olympus" in said
+
+
+def test_tables_that_a_query_can_name(instance: Path) -> None:
+    listed = keepline_json("--instance", instance, "tables")["columns"]
+    assert {"table": "sessions.session", "name": "started_at", "type": "datetime"} in listed

@@ -12,14 +12,13 @@ README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def _run(kind: str, code: str, folder: Path, home: Path) -> str:
+def _run(kind: str, code: str, folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KEEPLINE_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["COLUMNS"] = "160"
     command = ["bash", "-euc", code] if kind == "sh" else [sys.executable, "-c", code]
-    where = folder if kind == "sh" else home
     finished = subprocess.run(
-        command, cwd=where, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
     )
     assert finished.returncode == 0, f"{code}\n{finished.stdout}{finished.stderr}"
     return finished.stdout
@@ -42,7 +41,7 @@ def test_five_minutes(tmp_path: Path) -> None:
             for line in code.splitlines():
                 assert _matches(line, said), f"{line!r} is not in:\n{said}"
         else:
-            said = _run(kind, code, folder, tmp_path)
+            said = _run(kind, code, folder)
             if kind == "sh" and "cd bench" in code:
                 folder = tmp_path / "bench"
 

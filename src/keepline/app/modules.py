@@ -43,8 +43,8 @@ def installed(instance: Parts) -> Mapping[str, Module]:
     for entry in sorted(entry_points(group="keepline.query_modules"), key=lambda e: e.name):
         try:
             modules[entry.name] = entry.load()(instance)
-        except Exception:  # whatever a plug-in raises concerns its own module alone
-            _log.warning("the query module %r cannot be made", entry.name, exc_info=True)
+        except Exception as error:  # whatever a plug-in raises concerns its own module alone
+            _log.warning("the query module %r cannot be made: %s", entry.name, error)
     return modules
 
 

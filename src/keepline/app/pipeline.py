@@ -146,7 +146,7 @@ def archive(instance: Instance, *, build: bool = True) -> ArchiveReport:
     for session in instance.capture_store.sessions():
         try:
             found = instance.archive.archive_session(session.number)
-        except KeeplineError as error:
+        except Exception as error:  # whatever fails in one session never stops the others
             report.failed.append((session.global_name, str(error)))
             continue
         if not found.added:
@@ -190,6 +190,14 @@ def build_records(instance: Instance) -> BuildReport:
         put_record(connection, INSTRUMENT_SESSION, key, values, subrows, group)
 
     return build_sessions(write, instance=instance)
+
+
+def tables(instance: Instance) -> Iterator[tuple[str, str, str]]:
+    """Yield (module.table, column, type) of everything that a query can name."""
+    for name, module in instance.modules.items():
+        for table in module.tables(me(instance)):
+            for column in table.columns:
+                yield f"{name}.{table.name}", column.name, column.type
 
 
 def list_sessions(instance: Instance) -> list[dict[str, Any]]:

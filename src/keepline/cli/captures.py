@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from keepline.app.pipeline import ReplayReport
     from keepline.model import SessionInfo
 
+#: So much of quarantined input is shown in a table; --json has all of it.
+_SHOWN_BYTES = 80
+
 capture = typer.Typer(no_args_is_help=True, help="Look at live capture sessions.")
 app.add_typer(capture, name="capture")
 
@@ -29,16 +32,24 @@ def replay(
     delimiter: Annotated[str, typer.Option(help="What separates the columns.")] = ",",
     step: Annotated[
         float | None,
-        typer.Option(help="Seconds between two rows; else the commonest step is taken."),
+        typer.Option(
+            help="Seconds between two rows; else the commonest step is taken.", min=1e-6, max=3e9
+        ),
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option(help="Times as fast as it was measured; else as fast as it goes."),
+        typer.Option(
+            help="Times as fast as it was measured; else as fast as it goes.", min=1e-3, max=1e9
+        ),
     ] = None,
     user: Annotated[str, typer.Option(help="Who measured.")] = "",
     json: Json = False,
 ) -> None:
-    """Replay CSV files into records, one session a file."""
+    """Replay CSV files into records, one session a file.
+
+    The first line names the columns; each further line is one row, which a quoted field
+    cannot carry on to the next line.
+    """
     from keepline.app import pipeline
     from keepline.cli import report
 
@@ -138,11 +149,13 @@ def quarantine(json: Json = False) -> None:
     report.table(
         "Quarantined",
         ("part", "position", "reason", "raw", "origin"),
-        (
-            (r["part"], r["position"], r["reason"], r["raw"].decode(errors="replace"), r["origin"])
-            for r in rows
-        ),
+        ((r["part"], r["position"], r["reason"], _start(r["raw"]), r["origin"]) for r in rows),
     )
+
+
+def _start(raw: bytes) -> str:
+    shown = raw[:_SHOWN_BYTES].decode(errors="replace")
+    return shown if len(raw) <= _SHOWN_BYTES else f"{shown}... ({len(raw)} bytes)"
 
 
 @capture.command("list")

@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+#: A column narrower than this cannot be read.
+_NARROWEST = 7
+
 console = Console(highlight=False, markup=False)
 _errors = Console(stderr=True, highlight=False, markup=False)
 
@@ -25,13 +28,19 @@ def emit(value: Mapping[str, Any]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; a value that is not there shows as a dash."""
+    """Print a table; a value that is not there shows as a dash.
+
+    Columns for which the terminal has no room at all are left out, and counted below.
+    """
     shown = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for column in columns:
+    room = max(1, (console.width - 2) // (_NARROWEST + 3))
+    for column in columns[:room]:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*("–" if value is None else text(value) for value in row))
+        shown.add_row(*("–" if value is None else text(value) for value in row[:room]))
     console.print(shown)
+    if len(columns) > room:
+        say(f"and {', '.join(columns[room:])}: a wider terminal or --json shows them")
 
 
 def say(line: str) -> None:

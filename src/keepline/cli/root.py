@@ -101,13 +101,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        if _debug or not _is_ours(error):
+        line = _line(error)
+        if _debug or line is None:
             raise
-        sys.stderr.write(f"keepline: {error}\n")
+        sys.stderr.write(f"keepline: {line}\n")
         sys.exit(2)
 
 
-def _is_ours(error: Exception) -> bool:
+def _line(error: Exception) -> str | None:
+    """Return what to say of an error that a user can cause; None for a fault of ours."""
     from keepline.errors import KeeplineError  # late: --help loads nothing but the CLI
 
-    return isinstance(error, KeeplineError)
+    if isinstance(error, KeeplineError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the output'}: {error.strerror}"
+    return None
