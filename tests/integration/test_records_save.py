@@ -272,7 +272,7 @@ def test_a_conflict_shows_base_mine_and_theirs_and_loses_neither(opened: Opener)
     ann["label"], ann["weight"] = "by ann", 1.5
     ben["label"], ben["pieces"] = "by ben", 5
     ann.save()
-    with pytest.raises(ConflictError, match="ann changed label") as caught:
+    with pytest.raises(ConflictError, match="label of .* edited by ann") as caught:
         ben.save()
     conflict = caught.value.conflict
     assert conflict is ben.conflict
@@ -285,7 +285,7 @@ def test_a_conflict_shows_base_mine_and_theirs_and_loses_neither(opened: Opener)
     assert conflict.fields["weight"] is FieldState.THEIRS
     assert conflict.fields["pieces"] is FieldState.MINE
     assert conflict.fields["taken"] is FieldState.UNCHANGED
-    assert (conflict.changed_by, conflict.revision) == ("ann", 2)
+    assert (conflict.changed_by, conflict.revision) == (("ann",), 2)
     assert abs(conflict.changed_at - datetime.now(UTC)) < timedelta(minutes=5)
     # The page's three payloads.
     assert ben.original_payload["label"] == "first"
@@ -380,6 +380,17 @@ def test_a_failure_is_false_and_unpacks_as_the_seeds(opened: Opener) -> None:
     assert Outcome.MERGED
 
 
+def test_a_conflict_names_everybody_who_edited_since(opened: Opener) -> None:
+    mine, first, second = opened(), opened(ANN), opened(BEN)
+    first["label"] = "by ann"
+    first.save()
+    second["pieces"] = 7
+    assert second.save() is Outcome.MERGED
+    mine["label"] = "mine"
+    result = mine.save_payload()
+    assert result.conflict.changed_by == ("ann", "ben")
+
+
 def test_two_raw_updates_in_one_transaction_are_no_lost_update(opened: Opener) -> None:
     obj = opened()
     with around(obj._store) as connection:
@@ -389,7 +400,7 @@ def test_two_raw_updates_in_one_transaction_are_no_lost_update(opened: Opener) -
     result = obj.save_payload()
     assert result.outcome is Outcome.CONFLICT
     assert result.conflict.theirs["label"] == "two"
-    assert result.conflict.changed_by is None
+    assert result.conflict.changed_by == ()
 
 
 def test_a_record_deleted_and_made_again_in_one_transaction_is_another(opened: Opener) -> None:

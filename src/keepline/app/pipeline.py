@@ -17,6 +17,8 @@ from keepline import delivery, downloads, query
 from keepline.capture import recovery
 from keepline.capture.readings import overlaps
 from keepline.capture.replay import ReplayResult, replay_csv
+from keepline.delivery import Pending
+from keepline.delivery.recipients import recipient
 from keepline.errors import KeeplineError, RecordNotFoundError
 from keepline.model import Instrument, Principal, RecordImage, SessionInfo
 from keepline.records import put_record
@@ -275,6 +277,13 @@ def deliver(
         principal=me(instance),
         progress=progress,
     )
+
+
+def queue(instance: Instance, recipients: Sequence[str] | None = None) -> Iterator[Pending]:
+    """Yield what the next `deliver` would send."""
+    settings = instance.settings
+    for name in recipients or settings.recipients:
+        yield from delivery.pending(recipient(settings, name), instance=instance)
 
 
 def show_queue(instance: Instance, recipients: Sequence[str] | None = None) -> None:

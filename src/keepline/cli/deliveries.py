@@ -35,6 +35,8 @@ def run(recipients: Names = None, json: Json = False) -> None:
         )
     if json:
         report.emit(asdict(outcome))
+    elif not outcome.recipients:
+        report.say("keepline.toml declares no recipients; it has an example of one.")
     else:
         report.table(
             "Deliveries",
@@ -42,6 +44,8 @@ def run(recipients: Names = None, json: Json = False) -> None:
             ((n, e.sent, e.failed, e.gone, e.remaining) for n, e in outcome.recipients.items()),
         )
     for name, each in outcome.recipients.items():
+        if each.held_back:
+            report.warn(f"{name}: {each.held_back} changes held back by an open transaction")
         for key, reason in each.failures:
             report.warn(f"{name}: {key}: {reason}")
         if each.error:
@@ -51,12 +55,16 @@ def run(recipients: Names = None, json: Json = False) -> None:
 
 
 @deliver.command()
-def queue(recipients: Names = None) -> None:
+def queue(recipients: Names = None, json: Json = False) -> None:
     """Show what the next run would send; change nothing."""
     from keepline.app import pipeline
+    from keepline.cli import report
 
     with open_here() as instance:
-        pipeline.show_queue(instance, recipients or None)
+        if not json:
+            pipeline.show_queue(instance, recipients or None)
+            return
+        report.emit({"pending": [asdict(each) for each in pipeline.queue(instance, recipients)]})
 
 
 @app.command()

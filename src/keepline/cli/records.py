@@ -77,6 +77,7 @@ def list_records(type_: Type = "instrument_session", json: Json = False) -> None
 def show(
     key: Annotated[str, typer.Argument(help="The record's key.")],
     type_: Type = "instrument_session",
+    _json: Annotated[bool, typer.Option("--json", help="The same: it is JSON anyway.")] = False,
 ) -> None:
     """Show one record with its sub-rows, as JSON."""
     from keepline.app import pipeline

@@ -306,7 +306,13 @@ class BusinessObject:
 
     def _edit(self) -> Edit:
         return Edit(
-            self.record_type, self.key, self._token, self._principal, self._base, self._payload
+            self.record_type,
+            self.key,
+            self._token,
+            self.revision,
+            self._principal,
+            self._base,
+            self._payload,
         )
 
     def _changes(self) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from keepline.records.outcomes import MESSAGES, Conflict, Outcome, SaveResult
 from keepline.records.save import (
     Row,
     Token,
+    changes_since,
     delete_row,
-    last_change,
     lock_row,
     read_row,
     update_row,
@@ -34,11 +34,12 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A record as one editor read it (`token`, `base`) and wants it (`mine`)."""
+    """A record as one editor read it (`token`, `revision`, `base`) and wants it (`mine`)."""
 
     declared: RecordType
     key: str
     token: Token
+    revision: int
     principal: Principal
     base: Mapping[str, Any]
     mine: Mapping[str, Any]
@@ -86,18 +87,18 @@ class Edit:
         return Attempt(failed(Outcome.SUPPRESSED if same_row else Outcome.CONFLICT), theirs)
 
     def _conflict(self, connection: sa.Connection, theirs: Row) -> SaveResult:
-        name, revision = self.declared.name, theirs["revision"]
+        name = RecordKey(self.declared.name, self.key)
         others = values_of(self.declared, theirs)
-        newest = last_change(connection, name, self.key, revision)
+        changed_by, changed_at = changes_since(connection, name, self.revision)
         conflict = Conflict(
-            record=RecordKey(name, self.key),
+            record=name,
             base={each: own(value) for each, value in self.base.items()},
             mine={each: own(value) for each, value in self.mine.items()},
             theirs=others,
             fields=merge(self.base, self.mine, others).states,
-            revision=revision,
-            changed_by=newest["actor"] if newest else None,
-            changed_at=newest["changed_at"] if newest else None,
+            revision=theirs["revision"],
+            changed_by=changed_by,
+            changed_at=changed_at,
         )
         return SaveResult(Outcome.CONFLICT, conflict.message, conflict)
 

@@ -58,8 +58,9 @@ class Conflict:
     """Two people's changes of one record that do not go together.
 
     `base` is what both started from, `mine` what this editor wants, `theirs` what the database
-    holds now; `fields` says what happened to each field. `changed_by` and `changed_at` are
-    about the newest change of theirs; nobody is named when it went around keepline.
+    holds now; `fields` says what happened to each field. `changed_by` names
+    all who changed the record since it was read (without a history nobody can say which field
+    was whose; nobody is named whose change went around keepline), `changed_at` is the last time.
     """
 
     record: RecordKey
@@ -68,7 +69,7 @@ class Conflict:
     theirs: Mapping[str, Any]
     fields: Mapping[str, FieldState]
     revision: int
-    changed_by: str | None = None
+    changed_by: tuple[str, ...] = ()
     changed_at: datetime | None = None
 
     @property
@@ -79,9 +80,12 @@ class Conflict:
     @property
     def message(self) -> str:
         """Return one line that names the fields, without their values."""
-        who = self.changed_by or "somebody"
+        who = ", ".join(self.changed_by) or "somebody"
         names = ", ".join(self.conflicting) or "the record"
-        return f"{who} changed {names} of {self.record} meanwhile; resolve each, then save again"
+        return (
+            f"{names} of {self.record} was changed meanwhile (the record was edited by {who}); "
+            "resolve each, then save again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,18 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from keepline.errors import RecordError, StoreBusyError
-from keepline.model import Principal
+from keepline.model import Principal, RecordKey
 from keepline.records.outcomes import MESSAGES, Outcome, SaveResult
 from keepline.store import Store
 from keepline.store.access import visible
 from keepline.store.tables.records import change_feed
+from keepline.store.types import UtcDateTime
 
 Row = Mapping[str, Any]
 _T = TypeVar("_T")
@@ -90,14 +92,23 @@ def delete_row(
     return connection.execute(statement).rowcount == 1
 
 
-def last_change(connection: sa.Connection, record_type: str, key: str, revision: int) -> Row | None:
-    """Return who made a revision and when, from the change feed."""
-    query = sa.select(change_feed.c.actor, change_feed.c.changed_at).where(
-        change_feed.c.record_type == record_type,
-        change_feed.c.record_key == key,
-        change_feed.c.revision == revision,
+def changes_since(
+    connection: sa.Connection, name: RecordKey, since: int
+) -> tuple[tuple[str, ...], datetime | None]:
+    """Return who made the revisions after `since`, by name, and when the last one was made.
+
+    Changes that went around keepline have nobody's name.
+    """
+    feed = change_feed.c
+    newer = (
+        feed.record_type == name.record_type,
+        feed.record_key == name.key,
+        feed.revision > since,
     )
-    return _as_row(connection.execute(query))
+    actors = sa.select(feed.actor).where(*newer, feed.actor.is_not(None)).distinct()
+    last = sa.select(sa.func.max(feed.changed_at, type_=UtcDateTime)).where(*newer)
+    who = connection.execute(actors.order_by(feed.actor)).scalars().all()
+    return tuple(map(str, who)), connection.execute(last).scalar_one()
 
 
 def attempt(
