@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keepline.errors import InvalidRecordError, UnknownRecordTypeError
+from keepline.errors import InvalidRecordError, RecordError, UnknownRecordTypeError
 from keepline.model import Field, Instrument, Principal, RecordType, SubTable
 from keepline.records import (
     INSTRUMENT_SESSION,
@@ -52,6 +52,21 @@ def test_the_same_again_writes_nothing(store: Store) -> None:
     put(store)
     assert put(store) is Outcome.UNCHANGED
     assert image(store).revision == 1
+
+
+def test_a_trigger_that_drops_records_in_silence_is_an_error(store: Store) -> None:
+    drop = "CREATE TRIGGER aa_drop BEFORE INSERT ON rec_specimen"
+    with store.maintenance() as connection:
+        if store.dialect == "postgresql":
+            connection.exec_driver_sql(
+                "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RETURN NULL; END $$"
+            )
+            connection.exec_driver_sql(f"{drop} FOR EACH ROW EXECUTE FUNCTION nothing()")
+        else:
+            connection.exec_driver_sql(f"{drop} BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(RecordError, match="does not take"):
+        put(store)
 
 
 def test_what_people_edit_is_left_alone(store: Store, tmp_path: Any) -> None:

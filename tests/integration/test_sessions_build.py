@@ -1,6 +1,7 @@
 """Sessions become records exactly once, and a broken one stops no other."""
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -31,7 +32,7 @@ from keepline.store.tables.capture import (
     gap,
     stream,
 )
-from tests.stores import ANN, StoreInstance
+from tests.stores import ANN, StoreInstance, around
 
 NINE = datetime(2024, 5, 1, 9, tzinfo=UTC)
 write_record = partial(put_record, declared=INSTRUMENT_SESSION)
@@ -299,7 +300,7 @@ def test_a_failing_session_is_an_error_and_the_others_go_on(ready: StoreInstance
     report = build(ready, failing)
     assert report.built == ["capture:x:1", "capture:x:4"]
     assert report.failed == [
-        ("capture:x:2", "ZeroDivisionError: half-way"),
+        ("capture:x:2", "ZeroDivisionError"),
         ("capture:x:3", "messages takes integer, not str"),
     ]
     assert [image.key for image in images(ready)] == ["capture:x:1", "capture:x:4"]
@@ -312,6 +313,108 @@ def test_a_failing_session_is_an_error_and_the_others_go_on(ready: StoreInstance
     query = "SELECT session_identifier, reason FROM session_change WHERE status = 'ERROR'"
     assert sorted(db_query(query, instance=ready)) == report.failed
     assert build(ready) == BuildReport()
+
+
+def test_the_reason_of_an_error_holds_no_data(ready: StoreInstance) -> None:
+    with ready.store.maintenance() as connection:
+        connection.exec_driver_sql(
+            "CREATE UNIQUE INDEX one_state ON rec_instrument_session (state)"
+        )
+    for number in (1, 2, 3, 4):
+        archive(ready.store, info(number), PLAIN)
+    harvest_capture([info(number) for number in (1, 2, 3, 4)], instance=ready)
+
+    def failing(connection: sa.Connection, *, key: str, **rest: Any) -> object:
+        if key == "capture:x:2":
+            raise ValueError("invalid literal: 'Jane Doe'")
+        if key == "capture:x:3":
+            insert = "INSERT INTO instrument (name, tz, comment) VALUES ('Jane Doe', NULL, '')"
+            connection.exec_driver_sql(insert)
+        return put_record(connection, INSTRUMENT_SESSION, key, **rest)
+
+    report = build(ready, failing)
+    assert report.built == ["capture:x:1"]
+    refused = "the database refused it: "
+    unique, required = ("23505 one_state", "23502 tz")
+    if ready.store.dialect == "sqlite":
+        unique = "SQLITE_CONSTRAINT_UNIQUE rec_instrument_session.state"
+        required = "SQLITE_CONSTRAINT_NOTNULL instrument.tz"
+    assert report.failed == [
+        ("capture:x:2", "ValueError"),
+        ("capture:x:3", refused + required),
+        ("capture:x:4", refused + unique),
+    ]
+    query = "SELECT session_identifier, reason FROM session_change WHERE status = 'ERROR'"
+    assert sorted(db_query(query, instance=ready)) == report.failed
+
+
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+def test_a_record_that_others_insert_at_the_same_moment_is_merged_with(
+    ready: StoreInstance,
+) -> None:
+    archive(ready.store, info(1), PLAIN)
+    harvest_capture([info(1)], instance=ready)
+    inserted, waiting = threading.Event(), "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+    def insert() -> None:
+        with around(ready.store) as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO rec_instrument_session (record_key, instrument, started, state, title)"
+                " VALUES ('capture:x:1', 'm1', '2024-05-01', 'complete', 'typed')"
+            )
+            inserted.set()
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                if connection.exec_driver_sql(waiting).scalar():
+                    break
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    assert inserted.wait(10)
+    report = build(ready)
+    thread.join()
+    assert (report.built, report.failed) == (["capture:x:1"], [])
+    (image,) = images(ready)
+    assert (image.revision, image.values["title"], image.values["messages"]) == (2, "typed", 10)
+    assert [row["channel"] for row in image.subrows["channel"]] == ["t"]
+
+
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("table", ["change_feed", "rec_instrument_session"])
+def test_a_session_whose_record_others_write_is_tried_again(
+    ready: StoreInstance, table: str
+) -> None:
+    for number in (1, 2, 3):
+        archive(ready.store, info(number), PLAIN)
+    harvest_capture([info(number) for number in (1, 2, 3)], instance=ready)
+    tries: list[str] = []
+
+    def contended(connection: sa.Connection, *, key: str, **rest: Any) -> object:
+        put_record(connection, INSTRUMENT_SESSION, key, **rest)
+        tries.append(key)
+        if key == "capture:x:1" or (key == "capture:x:2" and tries.count(key) < 3):
+            # What a writer meets whose row was not there yet when it looked.
+            columns = {
+                "change_feed": "record_type, record_key, revision, op, txid, changed_at",
+                "rec_instrument_session": "record_key, instrument, started, state",
+            }[table]
+            connection.exec_driver_sql(
+                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {table}"
+            )
+        return None
+
+    report = build(ready, contended, limit=2)
+    assert (report.built, report.failed) == (["capture:x:2", "capture:x:3"], [])
+    ((identifier, reason),) = report.waiting
+    assert (identifier, reason[:28]) == ("capture:x:1", "others write its record at t")
+    assert [state(ready, number) for number in (1, 2, 3)] == [
+        "TO_BE_BUILT",
+        "COMPLETED",
+        "COMPLETED",
+    ]
+    assert tries.count("capture:x:1") < 10
+    assert build(ready).built == ["capture:x:1"]
+    assert {image.revision for image in images(ready)} == {1}
 
 
 def test_a_store_that_fails_makes_no_session_an_error(ready: StoreInstance) -> None:

@@ -96,6 +96,24 @@ def test_a_pair_becomes_a_session_to_build(instance: StoreInstance, logged: Log)
     assert group == "red"
 
 
+def test_a_session_that_turns_out_to_be_on_another_instrument_takes_its_group(
+    instance: StoreInstance, logged: Log
+) -> None:
+    add_instrument(Instrument("m3", group="blue"), instance=instance)
+    query = "SELECT instrument, group_name FROM session"
+    assert logged("s", "END", TEN, instrument="m3")
+    assert rows(instance, query) == [("m3", "blue")]
+    with pytest.warns(SessionLogWarning, match="quarantine"):
+        logged("s", "END", TEN, instrument="m2")
+    logged("s", "START", NINE)
+    assert rows(instance, query) == [("m1", "red")]
+    # The group is the one of the time when the session came, and stays.
+    with instance.store.write(ANN) as connection:
+        connection.exec_driver_sql("UPDATE instrument SET group_name = 'green' WHERE name = 'm1'")
+    logged("s", "END", TEN)
+    assert rows(instance, query) == [("m1", "red")]
+
+
 def test_the_current_instance_is_used(instance: StoreInstance, logged: Log) -> None:
     logged("s", "START", NINE)
     with current.using(instance):
@@ -515,16 +533,40 @@ def test_queries_cannot_write(instance: StoreInstance, query: str) -> None:
         assert connection.exec_driver_sql("SELECT count(*) FROM event_type").scalar() == 3
 
 
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'",
+        "COPY (SELECT 1) TO '/dev/null'",
+        "SET TRANSACTION READ WRITE",
+        "SET search_path = pg_catalog",
+        "LISTEN anything",
+        "DO $$ BEGIN PERFORM 1; END $$",
+        "COMMIT",
+        "SELECT 1; COMMIT",
+    ],
+)
+def test_postgresql_takes_queries_and_no_other_statement(
+    instance: StoreInstance, query: str
+) -> None:
+    with pytest.raises(ProgrammingError, match="the query failed"):
+        db_query(query, instance=instance)
+    assert db_query("TABLE feed_op", instance=instance)
+    assert db_query("VALUES (1, NULL), (2, 'x');", instance=instance) == [(1, None), (2, "x")]
+    assert db_query("SELECT 1 WHERE false", instance=instance) == []
+
+
 def test_settings_do_not_outlive_their_query(instance: StoreInstance) -> None:
     if instance.store.dialect == "sqlite":
         db_query("PRAGMA query_only = OFF", instance=instance)
         db_query("PRAGMA recursive_triggers = ON", instance=instance)
         assert db_query("PRAGMA recursive_triggers", instance=instance) == [(0,)]
     else:
-        db_query("SET search_path = pg_catalog", instance=instance)
-        db_query("SET TRANSACTION READ WRITE", instance=instance)
-        db_query("COMMIT", instance=instance)
-        assert db_query("SHOW search_path", instance=instance) == [('"$user", public',)]
+        change = "SELECT set_config('search_path', 'pg_catalog', false), pg_advisory_lock(42)"
+        assert db_query(change, instance=instance) == [("pg_catalog", "")]
+        query = "SELECT current_setting('search_path'), count(*) FROM pg_locks WHERE objid = 42"
+        assert db_query(query, instance=instance) == [('"$user", public', 0)]
     with pytest.raises(ProgrammingError):
         db_query("DELETE FROM event_type", instance=instance)
     add_instrument(Instrument("m1"), instance=instance)

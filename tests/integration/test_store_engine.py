@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from keepline.errors import ConfigError, InstanceError, StoreBusyError
 from keepline.model import Principal
 from keepline.records import put_record
-from keepline.store import Store, schema
+from keepline.store import Store, quarantine, schema
 from keepline.store.access import visible
 from keepline.store.recordset import fetch
 from keepline.store.tables.records import record_table, record_tables
@@ -115,6 +115,29 @@ def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
 def test_a_url_that_cannot_be_a_store_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         Store(url)
+
+
+@pytest.mark.parametrize("url", ["postgresql://ann:hunter2@host:54x/db", "ann:hunter2@host:54x"])
+def test_a_url_that_cannot_be_read_does_not_show(url: str) -> None:
+    with pytest.raises(ConfigError, match="not an SQLAlchemy URL") as caught:
+        Store(url)
+    assert not any(part in str(caught.value) for part in ("ann", "hunter2", "54x"))
+    assert caught.value.__suppress_context__
+
+
+def test_rejected_input_is_kept_once_and_counted_without_reading_the_rest(store: Store) -> None:
+    rows = [(number, b"\x00raw", "why") for number in range(2500)]
+    asked: list[str] = []
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *a: asked.append(a[2]))
+    with store.write(ANN) as connection:
+        assert quarantine.keep(connection, "p", "o", rows[:3]) == 3
+        assert quarantine.keep(connection, "p", "o", rows[1:] + rows[:9]) == 2497
+        assert quarantine.keep(connection, "p", "o", rows) == 0
+        assert quarantine.keep(connection, "p", "other", rows[:1]) == 1
+        assert quarantine.keep(connection, "p", "o", []) == 0
+    assert not [each for each in asked if each.startswith("SELECT count")]
+    with store.read() as connection:
+        assert len(list(quarantine.kept(connection))) == 2501
 
 
 def test_no_password_shows() -> None:

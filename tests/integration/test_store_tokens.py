@@ -325,3 +325,34 @@ def test_a_sent_row_never_changes(store: Store) -> None:
             connection.exec_driver_sql(statement)
     with pytest.raises(sa.exc.IntegrityError), around(store) as connection:
         connection.exec_driver_sql(insert.replace("sending", "sent"))
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "REPLACE INTO {row} VALUES (1, 'sk2', 'failed', 'r', 't', 'k', 1, 'tk', '2024-01-01')",
+        "REPLACE INTO {row} VALUES (3, 'sk', 'sent', 'r', 't', 'k', 1, 'tk', '2024-01-01')",
+        "UPDATE OR REPLACE sent_log SET id = 1 WHERE id = 2",
+        "UPDATE OR REPLACE sent_log SET send_key = 'sk', state = 'sent' WHERE id = 2",
+    ],
+)
+def test_a_sent_row_is_never_replaced(store: Store, statement: str) -> None:
+    row = (
+        "sent_log (id, send_key, state, recipient, record_type, record_key, revision, "
+        "target_key, started_at)"
+    )
+    values = "'r', 't', 'k', 1, 'tk', '2024-01-01'"
+    with around(store) as connection:
+        for start in ("1, 'sk', 'sent'", "2, 'sk2', 'sending'", "4, 'sk', 'failed'"):
+            connection.exec_driver_sql(f"INSERT INTO {row} VALUES ({start}, {values})")
+    query = "SELECT id, send_key, state FROM sent_log ORDER BY id"
+    with store.read() as connection:
+        before = connection.exec_driver_sql(query).all()
+    with pytest.raises(sa.exc.DBAPIError, match="never changed"), around(store) as connection:
+        connection.exec_driver_sql(statement.format(row=row))
+    with store.read() as connection:
+        assert connection.exec_driver_sql(query).all() == before
+    with around(store) as connection:  # what was not sent is still open to everything
+        connection.exec_driver_sql(f"REPLACE INTO {row} VALUES (4, 'sk4', 'sending', {values})")
+        connection.exec_driver_sql("UPDATE sent_log SET state = 'sent' WHERE id IN (2, 4)")

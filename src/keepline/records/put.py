@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-from keepline.errors import InvalidRecordError
+from keepline.errors import InvalidRecordError, RecordError
 from keepline.model import Field, RecordType, SubTable
 from keepline.records.outcomes import Outcome
 from keepline.records.save import lock_row
@@ -15,6 +16,10 @@ from keepline.records.values import checked, same
 from keepline.store.tables.records import record_tables
 
 Values = Mapping[str, Any]
+
+#: How often an insertion is tried when others insert and delete the same key, or a trigger of
+#: somebody's drops the row in silence.
+_TRIES = 3
 
 
 def put_record(
@@ -30,7 +35,9 @@ def put_record(
     A new record gets all `values` and `group`. Of one that is there only fields that its type
     declares as not updatable are written, and only where they differ: what people may edit is
     theirs. Each sub-table in `subrows` is made to hold exactly those rows, each with its key.
-    Return saved or unchanged. Raises InvalidRecordError; the database's own errors pass.
+    A record that somebody else inserts at the same moment is waited for and merged with.
+    Return saved or unchanged. Raises InvalidRecordError, and RecordError when the database
+    drops a new record in silence; its own errors pass.
     """
     values = _checked(declared.fields, values, declared.name)
     wanted = {
@@ -43,16 +50,33 @@ def put_record(
     if row is None:
         complete = dict.fromkeys(field.name for field in declared.fields) | values
         complete = _checked(declared.fields, complete, declared.name)
-        connection.execute(
-            sa.insert(table).values({"record_key": key, "group_name": group, **complete})
-        )
-        changed = True
-    elif changes := _built_changes(declared, row, values):
+        new = {"record_key": key, "group_name": group, **complete}
+        row = _insert(connection, table, new)
+        changed = row is None
+    if row is not None and (changes := _built_changes(declared, row, values)):
         connection.execute(sa.update(table).where(table.c.record_key == key).values(changes))
         changed = True
     for subtable, rows in wanted.items():
         changed |= _put_subrows(connection, declared, subtable, key, rows)
     return Outcome.SAVED if changed else Outcome.UNCHANGED
+
+
+def _insert(connection: sa.Connection, table: sa.Table, new: Values) -> Values | None:
+    """Insert a row; return None, or the row, locked, that others put in its place meanwhile."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = (
+        dialect.insert(table)
+        .values(dict(new))
+        .on_conflict_do_nothing(index_elements=["record_key"])
+        .returning(table.c.record_key)
+    )
+    for _ in range(_TRIES):
+        if connection.execute(insert).first() is not None:
+            return None
+        row = lock_row(connection, table, new["record_key"])
+        if row is not None:
+            return row
+    raise RecordError(f"the database does not take a new record into {table.name}")
 
 
 def _built_changes(declared: RecordType, row: Values, values: Values) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +18,7 @@ from keepline.sessions.log import Session, ready_sessions, set_status
 from keepline.store import Store
 from keepline.store.current import Current, current
 from keepline.store.locks import queue_writers
+from keepline.store.tables.records import change_feed
 from keepline.store.tables.sessions import session, session_event
 
 #: Sessions that are gathered at once.
@@ -23,6 +27,12 @@ BATCH = 200
 #: Identifiers of keepline's own capture sessions: their readings come, or have come, to the
 #: archive.
 _CAPTURED = "capture:"
+
+#: How often one build tries a session whose record others write too, and the first pause.
+_TRIES = 4
+_PAUSE_S = 0.02
+
+_CONTENDED = "others write its record at the same time; the next build tries again"
 
 _NO_FILES = "the archive holds no readings of the session"
 
@@ -64,7 +74,11 @@ def build_sessions(
     a session is built once, however many builds run or are killed. A session whose readings
     are not all in the archive yet waits for a later build; one without readings becomes
     NO_FILES_FOUND; one whose record cannot be written becomes ERROR with the reason, and the
-    others go on. `limit` ends the build after so many sessions that did not wait. Raises
+    others go on. Of an error that is not keepline's the reason has its kind alone, since its
+    text may hold data of a subject. A session whose record others write at the same time is
+    tried again, and waits for a later build when that does not help.
+
+    `limit` ends the build after so many sessions that did not wait. Raises
     InstanceError when the store itself fails: what was built before stays built.
     """
     build = _Build(current(instance).store, write_record, principal or Principal.system())
@@ -83,6 +97,10 @@ def build_sessions(
         last = ready[-1]
 
 
+class _ContendedError(Exception):
+    """Every try of a session met with others' writes."""
+
+
 @dataclass(slots=True)
 class _Build:
     store: Store
@@ -99,10 +117,14 @@ class _Build:
             self.report.waiting.append((identifier, "its readings are not all archived yet"))
             return False
         try:
-            with self.store.write(self.who) as connection:
-                status = self._finish(connection, ready, found)
+            status = self._try(ready, found)
+        except _ContendedError:
+            self.report.waiting.append((identifier, _CONTENDED))
+            return False
         except sa.exc.OperationalError as error:
-            raise InstanceError(f"the SQL store failed: {_reason(error)}") from error
+            raise InstanceError(
+                f"the SQL store failed: {str(error.orig).splitlines()[0]}"
+            ) from error
         except InstanceError:
             raise
         except Exception as error:  # whatever a writer raises concerns this session alone
@@ -113,6 +135,19 @@ class _Build:
         elif status == "NO_FILES_FOUND":
             self.report.no_files.append(identifier)
         return True
+
+    def _try(self, ready: Session, found: Gathered | None) -> str | None:
+        """Do `_finish` in a transaction, again where others write the same record."""
+        for tried in range(_TRIES):
+            if tried:
+                time.sleep(_PAUSE_S * 2**tried * random.random())  # noqa: S311 - to spread retries
+            try:
+                with self.store.write(self.who) as connection:
+                    return self._finish(connection, ready, found)
+            except sa.exc.DBAPIError as error:
+                if not _is_contention(error):
+                    raise
+        raise _ContendedError
 
     def _finish(
         self, connection: sa.Connection, ready: Session, found: Gathered | None
@@ -166,10 +201,40 @@ def _values(ready: Session, found: Gathered) -> dict[str, Any]:
     }
 
 
+def _is_contention(error: sa.exc.DBAPIError) -> bool:
+    """Say whether PostgreSQL refused only because others write too; SQLite's writers queue."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state in ("40001", "40P01", "55P03"):  # serialization failure, deadlock, lock not available
+        return True
+    if state != "23505":  # unique violation
+        return False
+    diagnosis: Any = getattr(error.orig, "diag", None)
+    table, constraint = diagnosis.table_name or "", diagnosis.constraint_name or ""
+    # Whoever breaks another unique constraint of a record table breaks it for good.
+    return table == change_feed.name or (table.startswith("rec_") and constraint.endswith("_pkey"))
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error, sa.exc.DBAPIError):
-        return str(error.orig).splitlines()[0]
+    """Return what may be kept for ever: no text of errors that may hold a subject's data."""
     if isinstance(error, KeeplineError):
         return str(error)
-    first, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first}"
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        return _refusal(error.orig)
+    return type(error).__name__
+
+
+def _refusal(error: BaseException) -> str:
+    """Return a database's code for its error, and which constraint or column it is about."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorname", None)
+        # SQLite names the constraint at the end of the text; a trigger's text may say anything.
+        named = code != "SQLITE_CONSTRAINT_TRIGGER"
+        name = str(error).partition("constraint failed: ")[2] if named else ""
+    else:
+        code = getattr(error, "sqlstate", None)
+        diagnosis = getattr(error, "diag", None)
+        name = getattr(diagnosis, "constraint_name", None) or ""
+        name = name or getattr(diagnosis, "column_name", None) or ""
+    return (
+        f"the database refused it: {' '.join(filter(None, (code, name))) or type(error).__name__}"
+    )

@@ -201,6 +201,7 @@ def _pair(connection: sa.Connection, identifiers: Sequence[str]) -> None:
     insert = dialect.insert(session).from_select(columns, paired.where(sa.true()))
     new = insert.excluded
     waiting = session.c.status == "WAITING_FOR_END"
+    moved = session.c.instrument != new.instrument
     connection.execute(
         insert.on_conflict_do_update(
             index_elements=["identifier"],
@@ -209,12 +210,14 @@ def _pair(connection: sa.Connection, identifiers: Sequence[str]) -> None:
                 "user_name": new.user_name,
                 "started_at": new.started_at,
                 "ended_at": new.ended_at,
-                "group_name": session.c.group_name,
+                # What an instrument's group was when the session came is kept, but the group
+                # of another instrument must not see it.
+                "group_name": sa.case((moved, new.group_name), else_=session.c.group_name),
                 # Only waiting ends by itself: every other status was set by somebody.
                 "status": sa.case((waiting, new.status), else_=session.c.status),
             },
             where=sa.or_(
-                session.c.instrument != new.instrument,
+                moved,
                 session.c.user_name.is_distinct_from(new.user_name),
                 session.c.started_at.is_distinct_from(new.started_at),
                 session.c.ended_at.is_distinct_from(new.ended_at),

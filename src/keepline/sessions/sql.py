@@ -34,7 +34,8 @@ def db_query(
 
     Each ``?`` outside quotes and comments takes one of `args`, on every database; without
     `args` a question mark is left to the database. The query sees one state of the store and
-    cannot change it. Raises ProgrammingError for a query that is wrong, or that would write.
+    cannot change it; PostgreSQL takes a SELECT, VALUES or TABLE and nothing else. Raises
+    ProgrammingError for a query that is wrong, or that would write.
     """
     store = current(instance).store
     ask = _ask_sqlite if store.dialect == "sqlite" else _ask_postgresql
@@ -63,16 +64,20 @@ def _ask_postgresql(store: Store, query: str, args: Sequence[Any] | None) -> lis
     text = query if args is None else _OPAQUE.sub(_to_format, query)
     with store.read() as connection:
         driver: Any = connection.connection.driver_connection
+        # Closed afterwards and never pooled: locks and settings of the session are gone with it.
+        connection.detach()
         try:
-            with driver.cursor() as cursor:
-                # Prepared, so that it is one statement: a second one could end the
-                # transaction, which is what cannot write.
-                cursor.execute(text, args, prepare=True)
-                return cursor.fetchall() if cursor.description else []
+            # Planned for all rows, and not for the first few of a cursor.
+            driver.execute("SET LOCAL cursor_tuple_fraction = 1")
+            # A cursor on the server is declared for one query and for no other statement: COPY
+            # can start programs even where nothing can be written.
+            with driver.cursor(name="keepline_query") as cursor:
+                cursor.execute(text, args)
+                return list(cursor.fetchall())
         except psycopg.Error as error:
             raise ProgrammingError(f"the query failed: {str(error).splitlines()[0]}") from error
         finally:
-            driver.rollback()  # also takes back a SET
+            driver.rollback()
 
 
 def _to_format(match: re.Match[str]) -> str:

@@ -42,7 +42,7 @@ class Store:
     ) -> None:
         try:
             parsed = sa.make_url(url)
-        except sa.exc.ArgumentError:
+        except (sa.exc.ArgumentError, ValueError):  # a port that is no number is a ValueError
             raise ConfigError(
                 "the store's url is not an SQLAlchemy URL such as sqlite:///keepline.db"
             ) from None

@@ -35,18 +35,11 @@ def keep(
         for position, raw, reason in rejected
     ]
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    before = _count(connection, part, origin)
-    connection.execute(dialect.insert(quarantine).on_conflict_do_nothing(), rows)
-    return _count(connection, part, origin) - before
+    insert = dialect.insert(quarantine).on_conflict_do_nothing().returning(quarantine.c.id)
+    return len(connection.execute(insert, rows).all())
 
 
 def kept(connection: sa.Connection) -> Iterator[sa.RowMapping]:
     """Yield everything in quarantine, the newest first, raw bytes included."""
     newest = sa.select(quarantine).order_by(quarantine.c.id.desc())
     yield from connection.execute(newest).mappings()
-
-
-def _count(connection: sa.Connection, part: str, origin: str) -> int:
-    return connection.execute(
-        sa.select(sa.func.count()).where(quarantine.c.part == part, quarantine.c.origin == origin)
-    ).scalar_one()

@@ -42,12 +42,7 @@ def fixed() -> list[str]:
                 f"BEFORE {verb} ON {table}",
                 f"SELECT RAISE(ABORT, 'keepline: {table} is append-only');",
             )
-        statements += _trigger(
-            f"sent_log_final_{verb.lower()}",
-            f"BEFORE {verb} ON sent_log WHEN OLD.state = 'sent'",
-            "SELECT RAISE(ABORT, 'keepline: a sent row is never changed');",
-        )
-    return statements
+    return statements + _sent_final()
 
 
 def record(declared: RecordType) -> list[str]:
@@ -100,6 +95,28 @@ def _no_replace(table: str) -> list[str]:
         f"BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE {taken})",
         f"SELECT RAISE(ABORT, 'keepline: {table} is append-only');",
     )
+
+
+def _sent_final() -> list[str]:
+    # As above, a sent row is also gone when another one takes its id or its place.
+    replaced = (
+        "EXISTS (SELECT 1 FROM sent_log WHERE id = NEW.id AND state = 'sent') "
+        "OR (NEW.state = 'sent' AND EXISTS "
+        "(SELECT 1 FROM sent_log WHERE send_key = NEW.send_key AND state = 'sent'))"
+    )
+    conditions = {
+        "INSERT": replaced,
+        "UPDATE": f"OLD.state = 'sent' OR {replaced}",
+        "DELETE": "OLD.state = 'sent'",
+    }
+    statements = []
+    for verb, condition in conditions.items():
+        statements += _trigger(
+            f"sent_log_final_{verb.lower()}",
+            f"BEFORE {verb} ON sent_log WHEN {condition}",
+            "SELECT RAISE(ABORT, 'keepline: a sent row is never changed');",
+        )
+    return statements
 
 
 def _guard(table: str) -> list[str]:
