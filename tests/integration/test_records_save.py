@@ -272,7 +272,7 @@ def test_a_conflict_shows_base_mine_and_theirs_and_loses_neither(opened: Opener)
     ann["label"], ann["weight"] = "by ann", 1.5
     ben["label"], ben["pieces"] = "by ben", 5
     ann.save()
-    with pytest.raises(ConflictError, match="label of .* edited by ann") as caught:
+    with pytest.raises(ConflictError, match=r"label of .* edited by ann") as caught:
         ben.save()
     conflict = caught.value.conflict
     assert conflict is ben.conflict

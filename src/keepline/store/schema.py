@@ -73,7 +73,11 @@ def check(store: Store) -> None:
     """
     with store.read() as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
-            raise InstanceError("the SQL store is empty; run `keepline migrate`")
+            where = store.engine.url.render_as_string(hide_password=True)
+            raise InstanceError(
+                f"there is no keepline store in {where}: set [store] url or KEEPLINE_STORE__URL "
+                "to where it is, or run `keepline migrate` to make a new one there"
+            )
         found = _known(connection)
     if found != REVISIONS[-1]:
         raise SchemaBehindError(
