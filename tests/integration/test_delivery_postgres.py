@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from keepline.cli.root import app
 from keepline.config import RecipientSettings
-from keepline.delivery import export, pending, print_export_queue
+from keepline.delivery import Capabilities, Sending, export, pending, print_export_queue
 from keepline.delivery.lock import hold
 from keepline.delivery.transports.database import DatabaseTransport
-from keepline.errors import RecipientBusyError, TransportError
+from keepline.errors import DeliveryError, RecipientBusyError, TransportError
 from keepline.store import Store
+from keepline.store.tables.delivery import delivery_cursor
+from keepline.store.tables.records import change_feed
 from keepline.testing.transports import FaultyTransport
 from tests.delivery_host import SYSTEM, Host, everything, host
 
@@ -62,6 +66,52 @@ def test_commit_that_comes_late_is_not_missed(world: Host) -> None:
     assert world.deliver(transport).remaining == 0
     assert sorted(each.image.key for each in transport.effects) == ["early", "late"]
     assert world.deliver(transport).sent == 0
+
+
+def test_changes_held_back_by_an_old_transaction_are_told(
+    world: Host, postgres_url: str, postgres_database: str
+) -> None:
+    server = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+    with server.connect() as other, other.begin():
+        other.execute(sa.text("SELECT pg_current_xact_id()"))  # in another database
+        world.add("a", "b")
+        report = export(recipient_names=["files"], instance=world.instance).recipients["files"]
+        assert (report.sent, report.remaining, report.held_back, report.ok) == (0, 0, 2, True)
+        dry = export(recipient_names=["files"], instance=world.instance, dry_run=True)
+        assert dry.recipients["files"].held_back == 2
+        none = everything(record_types=("other",))
+        assert world.deliver(FaultyTransport(), none).held_back == 0
+        folder = world.instance.folder
+        (folder / "keepline.toml").write_text(
+            f'[store]\nurl = "{postgres_database}"\n'
+            '[recipients.files]\ntransport = "folder"\npath = "outbox"\n'
+        )
+        shown = CliRunner().invoke(app, ["--instance", str(folder), "deliver", "run"])
+        assert "files: 2 changes held back by an open transaction" in shown.stderr
+        assert shown.exit_code == 0
+    report = export(recipient_names=["files"], instance=world.instance).recipients["files"]
+    assert (report.sent, report.held_back) == (2, 0)
+
+
+@pytest.mark.parametrize("ahead", ["feed", "cursor"])
+def test_store_restored_into_a_younger_server_is_told_and_sends_nothing(
+    world: Host, ahead: str
+) -> None:
+    world.add("a")
+    assert world.deliver(FaultyTransport()).sent == 1
+    table = {"feed": change_feed, "cursor": delivery_cursor}[ahead]
+    with world.store.engine.begin() as connection:
+        # Without triggers, as a restore writes: the feed takes no updates.
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        connection.execute(sa.update(table).values(txid=2**40))
+    world.add("b")
+    transport = FaultyTransport()
+    report = world.deliver(transport)
+    assert not report.ok
+    assert "restored" in str(report.error)
+    assert transport.effects == []
+    with pytest.raises(DeliveryError, match="restored"):
+        list(pending(everything(), instance=world.instance))
 
 
 def test_nothing_is_missed_beside_writers_that_commit_out_of_order(world: Host) -> None:
@@ -129,18 +179,42 @@ def test_lock_is_the_recipients_and_ends_with_the_connection(
     other.close()
 
 
+def end_lock_holders(world: Host) -> None:
+    with world.store.engine.connect() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
+                "WHERE pid <> pg_backend_pid() AND locktype = 'advisory' AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        )
+
+
 def test_lost_lock_ends_the_run(world: Host) -> None:
     with hold(world.store, "out") as check:
         check()
-        with world.store.engine.connect() as connection:
-            connection.execute(
-                sa.text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_locks "
-                    "WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
-                )
-            )
+        end_lock_holders(world)
         with pytest.raises(RecipientBusyError, match="was lost"):
             check()
+
+
+@pytest.mark.parametrize("last", ["b", "d"])
+def test_run_that_loses_its_lock_sends_no_further_record(world: Host, last: str) -> None:
+    class Breaking(FaultyTransport):
+        def send(self, sending: Sending) -> None:
+            super().send(sending)
+            if sending.image.key == last:
+                end_lock_holders(world)
+
+    world.add(*"abcd")
+    broken = Breaking(capabilities=Capabilities())
+    report = world.deliver(broken)
+    assert [each.image.key for each in broken.effects] == list("abcd"[: "abcd".index(last) + 1])
+    assert "was lost" in str(report.error)
+    rest = FaultyTransport(capabilities=Capabilities())
+    again = world.deliver(rest)
+    assert (again.error, report.sent + again.sent) == (None, 4)
+    assert len(broken.effects) + len(rest.effects) == 4
 
 
 def test_image_is_of_one_moment(world: Host) -> None:

@@ -134,7 +134,7 @@ def test_an_older_schema_asks_to_be_migrated(store: Store, monkeypatch: pytest.M
 
 def test_an_empty_database_asks_to_be_made(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'x.db'}")
-    with pytest.raises(InstanceError, match="is empty; run `keepline"):
+    with pytest.raises(InstanceError, match="run `keepline migrate` to make"):
         schema.check(store)
     store.close()
 

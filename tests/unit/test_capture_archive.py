@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,28 @@ import pytest
 import sqlalchemy as sa
 from numpy.testing import assert_array_equal
 
-from keepline.capture import Archive, CaptureServer, SqliteCaptureStore, overlaps, recover
+from keepline.capture import (
+    Archive,
+    CaptureServer,
+    SqliteCaptureStore,
+    blocking,
+    decoders,
+    overlaps,
+    recover,
+)
 from keepline.capture import archive_rows as rows_module
+from keepline.capture.blocks import decode
+from keepline.capture.decoders import Decoded
 from keepline.errors import (
     CaptureError,
     ChunkDamagedError,
+    DecodeError,
     NoSessionError,
     PluginError,
     UnknownInstrumentError,
 )
-from keepline.model import Principal, StreamSpec, to_us
-from keepline.store import Store, schema
+from keepline.model import Channel, Principal, StreamSpec, to_us
+from keepline.store import Store, plugins, quarantine, schema
 from keepline.store.tables import capture as tables
 from keepline.store.tables import common
 
@@ -389,6 +400,90 @@ def test_one_bad_session_does_not_stop_the_rest(
     assert len(archive.read(good, "c0")[0]) == 3
 
 
+CSV_OPTIONS: dict[str, Any] = {"columns": ["t", "a"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "columns has to list"),
+        ({"columns": "ab"}, "columns has to list"),
+        ({"columns": [1, 2]}, "columns has to list"),
+        ({"columns": ["t", "b"]}, "'a' has to be one of the CSV columns"),
+        ({"columns": ["a", "a"]}, "'a' has to be one of the CSV columns"),
+        ({**CSV_OPTIONS, "delimiter": "ab"}, "one ASCII character, not 'ab'"),
+        ({**CSV_OPTIONS, "delimiter": 5}, "one ASCII character, not 5"),
+    ],
+)
+def test_bad_declaration_is_one_clear_error_and_does_not_stop_the_rest(
+    archive: Archive, capture_store: SqliteCaptureStore, options: dict[str, Any], reason: str
+) -> None:
+    spec = StreamSpec(decoder="csv", options=options, channels=(Channel("a"),))
+    with CaptureServer(capture_store, "bench", spec=spec) as server:
+        server.start_session()
+        server.queue(b'1,"2"')
+    good = record(capture_store, values(3))
+    with pytest.raises(DecodeError, match=reason):
+        archive.archive_all()
+    assert len(archive.read(good, "c0")[0]) == 3
+
+
+class FaultyPlugin:
+    """A decoder that does what a test says: raises it, or returns it."""
+
+    outcome: Exception | Decoded
+
+    def __init__(self, spec: StreamSpec, known: object) -> None:
+        if spec.options.get("unmade"):
+            raise KeyError("missing")
+
+    def decode(self, messages: Sequence[bytes]) -> Decoded:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+ONE, TWO = np.zeros(1), np.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (ZeroDivisionError("by\nzero"), "failed: ZeroDivisionError: by zero"),
+        (None, "failed: AttributeError"),
+        (Decoded(1, {"a": ONE}), "1 good and 0 rejected messages of 2"),
+        (Decoded(1, {"a": ONE}, [(2, b"", "bad")]), "rejected messages out of order"),
+        (Decoded(2, {"a": ONE}), "one value a good message for 'a'"),
+        (Decoded(2, {"a": TWO.astype(int)}), "one value a good message for 'a'"),
+        (Decoded(2, {"\0": TWO}), "cannot name a channel"),
+    ],
+)
+def test_faulty_decoder_is_named_and_does_not_stop_the_rest(
+    archive: Archive,
+    capture_store: SqliteCaptureStore,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Any,
+    reason: str,
+) -> None:
+    load = plugins.load
+    monkeypatch.setattr(FaultyPlugin, "outcome", outcome, raising=False)
+    monkeypatch.setattr(
+        plugins, "load", lambda kind, name: FaultyPlugin if name == "faulty" else load(kind, name)
+    )
+    for options in ({}, {"unmade": True}):
+        spec = StreamSpec(decoder="faulty", options=options)
+        with CaptureServer(capture_store, "bench", spec=spec) as server:
+            bad = server.start_session()
+            server.queue(b"1")
+            server.queue(b"2")
+        with pytest.raises(DecodeError, match="KeyError" if options else reason):
+            archive.archive_session(bad)
+    good = record(capture_store, values(3))
+    with pytest.raises(DecodeError, match="'faulty'"):
+        archive.archive_all()
+    assert len(archive.read(good, "c0")[0]) == 3
+
+
 def test_variables_have_their_statistics(
     archive: Archive, capture_store: SqliteCaptureStore
 ) -> None:
@@ -510,6 +605,41 @@ def test_wide_messages_make_small_blocks(
     with sql_store.read() as connection:
         sizes = connection.execute(sa.select(tables.block.c.readings)).scalars().all()
     assert sizes == [8_000, 8_000, 4_000]
+
+
+def test_messages_with_ever_new_channels_are_quarantined_beyond_a_number(
+    archive: Archive, capture_store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoders, "MAX_CHANNELS", 50)
+    new = [b'{"c%d": 1, "n%d": null}' % (n, n) for n in range(60)]
+    number = record(capture_store, [*new, b'{"c0": 2}', b'{"c0": 3, "c99": 1}'])
+    result = archive.archive_session(number)
+    assert (result.messages, result.readings, result.quarantined) == (62, 51, 11)
+    assert len(archive.get_session_variables(number)) == 50
+    assert_array_equal(archive.read(number, "c0")[1], [1, 2])
+    with archive.sql_store.read() as connection:
+        rows = list(quarantine.kept(connection))
+    assert {row["reason"] for row in rows} == {"more channels than the 50 that a stream can have"}
+    again = record(capture_store, [b'{"c": 1}'] * 3)
+    assert archive.archive_session(again).quarantined == 0
+
+
+def test_sparse_messages_make_blocks_of_few_cells(
+    archive: Archive, capture_store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "MAX_CELLS", 500)
+    count, names = 300, 40
+    number = record(capture_store, [b'{"c%d": %d}' % (n % names, n) for n in range(count)])
+    assert archive.archive_session(number).readings == count
+    cells = []
+    with archive.sql_store.read() as connection:
+        for payload in connection.execute(sa.select(tables.block.c.payload)).scalars():
+            block = decode(payload)
+            cells.append(len(block.columns) * len(block.times_us))
+    assert max(cells) <= 500
+    assert len(cells) < 40
+    for n in range(names):
+        assert_array_equal(archive.read(number, f"c{n}")[1], range(n, count, names))
 
 
 def test_infinities_are_values(archive: Archive, capture_store: SqliteCaptureStore) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -208,6 +209,27 @@ def test_csv_numbers_are_those_that_float_reads(values: list[float]) -> None:
     lines = [f"t;{value!r};".encode() for value in values]
     column = CsvDecoder(CSV, {}).decode(lines).columns["a"]
     assert_array_equal(column, values)
+
+
+def test_csv_numbers_may_have_any_digits_and_spaces_that_float_reads() -> None:
+    lines = [f"t;{text};".encode() for text in ("١٢", "\u20031.5", "\uff11e1", "1\u2003", " ")]
+    decoded = CsvDecoder(CSV, {}).decode(lines)
+    assert decoded.rejected == []
+    assert_array_equal(decoded.columns["a"], [12, 1.5, 10, 1, np.nan])
+
+
+@pytest.mark.parametrize("other", [b"t;1;", b"t;;"])
+def test_one_long_field_of_csv_does_not_cost_memory_in_every_row(other: bytes) -> None:
+    lines = [other] * 999 + [b"t;" + b"0" * 100_000 + b"1;"]
+    decoder = CsvDecoder(CSV, {})
+    tracemalloc.start()
+    try:
+        column = decoder.decode(lines).columns["a"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert column[-1] == 1
+    assert peak < 20 * sum(map(len, lines))
 
 
 def test_gaps_are_found_across_borders() -> None:

@@ -1,18 +1,21 @@
 """Recording: numbers, acknowledgement, back-pressure, failures, and the seed's reading methods."""
 
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from keepline.capture import CaptureServer, SqliteCaptureStore, recover
+from keepline.capture import CaptureServer, SqliteCaptureStore, recording, recover, sqlite_store
+from keepline.capture.chunking import cut
 from keepline.capture.sqlite_writer import SqliteStreamWriter
 from keepline.capture.store import Appended
 from keepline.errors import (
@@ -22,6 +25,7 @@ from keepline.errors import (
     MessageTooLargeError,
     NoSessionError,
     SessionClosedError,
+    StreamLockedError,
     UnsupportedLevelError,
 )
 from keepline.model import Chunk, to_us
@@ -111,6 +115,10 @@ def test_bad_arguments_are_refused_and_nothing_is_stored(server: CaptureServer) 
     for at_us in (to_us(AT) * 1_000, -(2**63)):  # nanoseconds, for one
         with pytest.raises(ValueError, match="microseconds"):
             server.queue(b"a", at_us=at_us)
+    with pytest.raises(TypeError, match="float"):
+        server.queue(b"a", at_us=time.time() * 1e6)  # type: ignore[arg-type] # wrong on purpose
+    with pytest.raises(TypeError, match="float"):
+        server.queue(b"a", tick=1.0)  # type: ignore[arg-type] # wrong on purpose
     with pytest.raises(TypeError, match="int"):
         server.queue(5)  # type: ignore[arg-type] # wrong on purpose
     with pytest.raises(MessageTooLargeError, match="16777216"):
@@ -358,6 +366,50 @@ def test_failed_write_surfaces_and_loses_nothing(
     assert store.last_messages(number, "main", 9) == [b"a", b"b"]
 
 
+def test_failure_before_the_write_surfaces_and_loses_nothing(
+    store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Iterator[Chunk]:
+        yield from cut([b"half", 0], 0, {})
+        raise MemoryError("too little memory")
+
+    with CaptureServer(store, "bench", linger_s=0.001) as server:
+        server.start_session()
+        with monkeypatch.context() as patch:
+            patch.setattr(recording, "cut", broken)
+            server.queue(b"a", tick=7)
+            for _ in range(2):
+                with pytest.raises(CaptureWriteError, match="too little memory"):
+                    server.wait(0, timeout_s=10)
+        server.wait(0, timeout_s=10)
+        assert server.queue(b"b") == 1
+        assert server.stop_session().state == "complete"
+    assert store.last_messages(1, "main", 9) == [b"a", b"b"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_death_of_the_writing_thread_is_told_to_everyone(
+    store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: object) -> list[Appended]:
+        raise SystemExit
+
+    monkeypatch.setattr(SqliteStreamWriter, "append", dying)
+    server = CaptureServer(store, "bench", linger_s=0.001)
+    server.start_session()
+    server.queue(b"a")
+    for call in (
+        lambda: server.wait(0, timeout_s=10),
+        lambda: server.queue(b"b"),
+        server.stop_session,
+        server.close,
+    ):
+        with pytest.raises(CaptureWriteError, match="given up"):
+            call()
+    assert store.session(1).state == "running"
+    assert not store.is_live(1)
+
+
 def test_handle_given_up_on_a_full_disk_leaves_the_session_to_recovery(
     store: SqliteCaptureStore, disk: FaultyDisk
 ) -> None:
@@ -373,6 +425,84 @@ def test_handle_given_up_on_a_full_disk_leaves_the_session_to_recovery(
     assert not store.is_live(number)
     assert store.close_orphan(number) is not None
     server.close()
+
+
+def test_failed_stop_leaves_the_session_live(
+    store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def uncommitted(connection: sqlite3.Connection) -> Iterator[None]:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with CaptureServer(store, "bench", linger_s=0.001) as server:
+        number = server.start_session()
+        server.queue(b"a")
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_store, "transaction", uncommitted)
+            with pytest.raises(CaptureWriteError, match="disk is full"):
+                server.stop_session()
+            assert store.is_live(number)
+            with pytest.raises(StreamLockedError):
+                store.open_writer(number, "main")
+        assert recover(store) == []
+        assert server.stop_session().state == "complete"
+
+        with monkeypatch.context() as patch:
+            orphan = store.create_session("bench", "", server.spec, started=AT)
+            orphan.close()
+            patch.setattr(sqlite_store, "transaction", uncommitted)
+            for end in (store.close_orphan, store.delete_session):
+                with pytest.raises(CaptureWriteError, match="disk is full"):
+                    end(orphan.session.number)
+                assert list(store.path.parent.glob(f"*-locks/{orphan.session.number}.*"))
+    assert recover(store)[0].number == orphan.session.number
+    assert not list(store.path.parent.glob(f"*-locks/{orphan.session.number}.*"))
+
+
+@pytest.mark.parametrize("call", ["start_session", "stop_session", "close"])
+def test_session_is_started_and_ended_by_one_thread_only(
+    store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    server = CaptureServer(store, "bench", linger_s=0.001)
+    barrier = threading.Barrier(3)
+
+    def outcome() -> object:
+        barrier.wait(10)
+        try:
+            return getattr(server, call)()
+        except (CaptureError, NoSessionError) as error:
+            return type(error)
+
+    def slowly(name: str) -> Callable[..., object]:
+        method = getattr(store, name)
+
+        def slow(*values: object, **options: object) -> object:
+            time.sleep(0.03)
+            return method(*values, **options)
+
+        return slow
+
+    if call != "start_session":
+        server.start_session()
+    for name in ("create_session", "close_session"):
+        monkeypatch.setattr(store, name, slowly(name))
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = [each.result() for each in [pool.submit(outcome) for _ in range(3)]]
+    (info,) = store.sessions()
+    expected = {
+        "start_session": (1, CaptureError, CaptureError),
+        "stop_session": (info, NoSessionError, NoSessionError),
+        "close": (None, None, None),
+    }
+    assert sorted(outcomes, key=str) == sorted(expected[call], key=str)
+    server.close()
+    assert store.session(1).state == ("empty" if call == "stop_session" else "interrupted")
+    assert not store.is_live(1)
 
 
 def test_stopping_session_is_no_orphan_at_any_moment(

@@ -1,18 +1,19 @@
 """What goes out, and what a crash at each window leaves; by the faulty transport."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from keepline.delivery import Capabilities
+from keepline.delivery import Capabilities, Sending, backlog
 from keepline.delivery.lock import hold
+from keepline.delivery.sent_log import Outcome, begin, finish
 from keepline.errors import RecipientBusyError, RecordNotFoundError, TransportError
 from keepline.model import RecordKey
 from keepline.store.tables.delivery import delivery_backlog, sent_log
 from keepline.testing.transports import FaultyTransport, SimulatedCrash
-from tests.delivery_host import Host, everything, host
+from tests.delivery_host import SYSTEM, Host, everything, host
 
 KINDS = {
     "probes": Capabilities(probes=True, idempotent=True),
@@ -294,3 +295,48 @@ def test_progress_counts_up_to_the_whole(world: Host) -> None:
     seen: list[tuple[str, int, int]] = []
     world.dispatcher(FaultyTransport(), progress=lambda *step: seen.append(step)).run()
     assert seen == [("out", 200, 450), ("out", 400, 450), ("out", 450, 450)]
+
+
+class Meddling(FaultyTransport):
+    """A recipient that runs `meddle` once, within the first delivery."""
+
+    meddle: Callable[[Sending], None]
+
+    def send(self, sending: Sending) -> None:
+        super().send(sending)
+        meddle, self.meddle = self.meddle, lambda _: None
+        meddle(sending)
+
+
+def test_open_attempt_of_another_runner_ends_the_run_before_a_second_effect(world: Host) -> None:
+    world.add("a", "b", "c")
+
+    def begin_b(_: Sending) -> None:
+        with world.store.read() as connection:
+            due = backlog.sort_out(connection, everything(), [RecordKey("sample", "b")]).due
+        sending = Sending.of(due[0], recipient="out", epoch=world.instance.epoch)
+        with world.store.write(SYSTEM) as connection:
+            begin(connection, "out", [sending], alone=True)
+
+    transport = Meddling(capabilities=Capabilities())
+    transport.meddle = begin_b
+    report = world.deliver(transport)
+    assert keys_of(transport) == ["a"]
+    assert (report.sent, report.remaining, report.ok) == (1, 2, False)
+    assert "another process" in str(report.error)
+    assert world.log() == [("a", 1, "sent"), ("b", 1, "sending")]
+
+
+def test_sending_that_another_runner_finished_first_is_not_counted_as_sent(world: Host) -> None:
+    world.add("a")
+
+    def finish_a(sending: Sending) -> None:
+        with world.store.write(SYSTEM) as connection:
+            other = begin(connection, "out", [sending], alone=False)
+            finish(connection, [Outcome(other[0], "sent")])
+
+    transport = Meddling()
+    transport.meddle = finish_a
+    report = world.deliver(transport)
+    assert (report.sent, report.failed, report.remaining) == (0, 0, 0)
+    assert world.log() == [("a", 1, "unknown"), ("a", 1, "sent")]

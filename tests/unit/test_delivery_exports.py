@@ -5,12 +5,14 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keepline.app.instance import init_instance
 from keepline.config import RecipientSettings, Settings
 from keepline.delivery import (
     export,
@@ -21,15 +23,18 @@ from keepline.delivery import (
 )
 from keepline.delivery.lock import hold
 from keepline.delivery.recipients import recipient, recipients
+from keepline.delivery.transports.database import DatabaseTransport
 from keepline.errors import (
+    ConfigError,
     DeliveryError,
     NoInstanceError,
     PluginError,
     UnknownRecipientError,
 )
 from keepline.model import RecordKey
-from keepline.store import current
+from keepline.store import current, plugins
 from keepline.store.tables.delivery import delivery_backlog, delivery_cursor, sent_log
+from keepline.testing.transports import FaultyTransport
 from tests.delivery_host import Host, host
 
 LEDGER = RecipientSettings(transport="database", url="sqlite:///ledger.db", groups=("*",))
@@ -130,6 +135,45 @@ def test_unknown_transport_is_told_and_does_not_stop_the_others(tmp_path: Path) 
             export_tasks_individually(
                 recipients(world.instance.settings)[0], instance=world.instance
             )
+
+
+def test_recipient_that_cannot_be_set_up_is_told_and_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(FaultyTransport):
+        @classmethod
+        def configured(cls, settings: RecipientSettings, *, folder: Path) -> Self:
+            raise KeyError("hunter2")
+
+    load = plugins.load
+    monkeypatch.setattr(
+        plugins, "load", lambda kind, name: Odd if name == "odd" else load(kind, name)
+    )
+    url = "postgresql://ann:hunter2@host:54x/db"
+    declared = {
+        "a-odd": RecipientSettings(transport="odd"),
+        "b-url": RecipientSettings(transport="database", url=url),
+        "files": FILES,
+    }
+    with host(tmp_path, recipients=declared) as world:
+        world.add("a")
+        report = export(all_recipients=True, instance=world.instance).recipients
+    assert "'a-odd'" in str(report["a-odd"].error)
+    assert "KeyError" in str(report["a-odd"].error)
+    assert "not an SQLAlchemy URL" in str(report["b-url"].error)
+    assert "hunter2" not in repr(report)
+    assert "54x" not in repr(report)
+    assert report["files"].sent == 1
+
+
+def test_a_store_of_keepline_is_no_recipient(tmp_path: Path) -> None:
+    with init_instance(tmp_path / "one") as instance:
+        assert instance.capture_store.sessions() == []
+    for name in ("keepline.db", "capture.db"):
+        settings = RecipientSettings(transport="database", url=f"sqlite:///{name}")
+        transport = DatabaseTransport.configured(settings, folder=tmp_path / "one")
+        with pytest.raises(ConfigError, match="store of keepline"), transport:
+            pass
 
 
 def test_busy_recipient_is_told_and_does_not_stop_the_others(world: Host) -> None:

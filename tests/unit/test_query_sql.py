@@ -259,6 +259,13 @@ def test_files_stay_closed_where_sqlglot_would_not_see_them(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["secret.csv"]
 
 
+def test_the_engine_tells_nothing_of_the_servers_folders(cursor):
+    names = ["allowed_directories", "allowed_paths", "extension_directory", "file_search_path"]
+    names += ["home_directory", "secret_directory", "temp_directory"]
+    row = cursor.execute(f"SELECT {', '.join(f'current_setting({n!r})' for n in names)}").fetchone()
+    assert not any(row)
+
+
 def test_a_module_may_be_called_memory():
     module = MemoryModule("memory")
     module.add_table("t", [ColumnInfo("x", "integer")], [(1,), (2,)])
@@ -358,6 +365,11 @@ def test_conditions_reach_a_module_only_where_that_is_safe(text, filters):
         ("seen = '2024-02-29T13:00:00.123456+01:00'", (), 1),
         ("seen >= TIMESTAMPTZ '2024-02-29 12:00:00.123457+00'", (), 1),
         ("seen < TIMESTAMP '2000-01-01 00:00:00'", (), 1),
+        ("seen = TIMESTAMP '2024-02-29 12:00:00.123456+02:00'", (), 0),
+        ("seen > TIMESTAMP '2024-02-29 12:00:00-05'", (), 0),
+        ("seen = TIMESTAMP '2024-02-29 12:00:00.123456Z'", (), 0),
+        ("seen = CAST('2024-02-29 12:00:00.123456+02' AS TIMESTAMP)", (), 0),
+        ("seen = TIMESTAMPTZ '2024-02-29 14:00:00.123456+02:00'", (), 1),
         ("seen = ?", (AT,), 1),
         ("seen >= '2024-02-29 12:00:00.1234567'", (), 0),
         ("x = 1.5", (), 0),
@@ -379,6 +391,13 @@ def test_constants_are_pushed_only_when_both_read_them_alike(condition, values, 
     scan = scans_of(text, values, kinds())["value"]
     assert len(scan.filters) == count
     assert ask([kinds()], text, values) == ask([Counting(kinds(), look_ups=False)], text, values)
+
+
+def test_text_that_is_compared_with_a_time_is_compared_as_a_time():
+    module = MemoryModule("m")
+    module.add_table("z", [ColumnInfo("t")], [("2024-01-01",), ("2024-01-01 00:00:00",)])
+    text = "SELECT count(*) FROM m.z WHERE t = TIMESTAMP '2024-01-01 00:00:00'"
+    assert ask([module], text) == [(2,)]
 
 
 def test_a_wide_scan_stops_at_the_budget(monkeypatch):
@@ -513,3 +532,8 @@ def test_modules_that_may_not_be_seen_do_not_exist():
     for one, name in ((asked, "secret"), (nowhere, "nowhere")):
         with pytest.raises(ProgrammingError, match=rf"there is no table {name}\.t"):
             ask([secret], one, {}, user="ann")
+
+
+def test_nesting_without_end_is_refused(cursor):
+    with pytest.raises(ProgrammingError, match="too deeply"):
+        cursor.execute("SELECT " + "(" * 20_000 + "1" + ")" * 20_000)

@@ -10,11 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from keepline.capture.archive_rows import StreamRows
 from keepline.capture.blocking import ContentCrc, FullBlock, blocks, runs
+from keepline.capture.decoding import DeclaredDecoder
 from keepline.capture.readings import ArchiveReader
 from keepline.capture.store import CaptureStore
 from keepline.errors import ChunkDamagedError, KeeplineError, UnknownInstrumentError
 from keepline.model import CaptureState, Chunk, Principal, SessionInfo, StreamSpec, utc_now
-from keepline.store import Store, plugins, quarantine
+from keepline.store import Store, quarantine
 from keepline.store.tables import capture as tables
 from keepline.store.tables import common
 
@@ -96,6 +97,8 @@ class Archive(ArchiveReader):
             NoSessionError: the capture store has no such session.
             UnknownInstrumentError: the session's instrument is not declared.
             ChunkDamagedError: a chunk is damaged; what lies before it is archived.
+            PluginError: a stream's decoder is not installed.
+            DecodeError: a stream's decoder cannot be used as the stream declares it.
         """
         info = self.capture_store.session(number)
         session_id = self._session_row(info)
@@ -158,7 +161,7 @@ class Archive(ArchiveReader):
 
     def _new_batches(self, info: SessionInfo, spec: StreamSpec, rows: StreamRows) -> Iterator[int]:
         position = rows.position()
-        decoder = plugins.load("decoders", spec.decoder)(spec, rows.channels())
+        decoder = DeclaredDecoder(spec, rows.channels())
         chunks = _UntilDamage(
             self.capture_store.chunks(info.number, spec.source, position.messages)
         )
@@ -332,11 +335,16 @@ def _origin(info: SessionInfo, source: str) -> str:
 
 def _batches(stream: Iterator[FullBlock]) -> Iterator[list[FullBlock]]:
     for first in stream:
-        batch, size = [first], first.size_bytes
+        batch, size = [first], _weight(first)
         while len(batch) < _BATCH_BLOCKS and size < _BATCH_BYTES:
             block = next(stream, None)
             if block is None:
                 break
             batch.append(block)
-            size += block.size_bytes
+            size += _weight(block)
         yield batch
+
+
+def _weight(block: FullBlock) -> int:
+    """Return the bytes that a block takes: as messages, or as columns when that is more."""
+    return max(block.size_bytes, 8 * block.cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepline.capture.blocks import Block
-from keepline.capture.decoders import Column, Decoder
+from keepline.capture.decoders import Column, Decoded, Decoder
 from keepline.model import Chunk
 
 #: A block has at most so many readings, unless one message has more.
 MAX_READINGS = 10_000
 MAX_BLOCK_BYTES = 4 * 1024 * 1024
+
+#: So many values, missing ones too, are columns times rows at most, unless one row has more.
+MAX_CELLS = 1_000_000
 
 _RUN_MESSAGES = 1_000
 _RUN_BYTES = 1024 * 1024
@@ -68,6 +72,11 @@ class FullBlock:
     block: Block
     all_times_us: NDArray[np.int64]
     rejected: list[Rejected]
+
+    @property
+    def cells(self) -> int:
+        """Return the number of its columns times that of its rows."""
+        return len(self.block.columns) * len(self.block.times_us)
 
 
 class ContentCrc:
@@ -143,17 +152,23 @@ class _Part:
 class _Building:
     def __init__(self) -> None:
         self.parts: list[_Part] = []
+        self._names: dict[str, None] = {}  # in the order in which they came
+        self._rows = 0
         self._readings = 0
         self._size_bytes = 0
 
     def has_room_for(self, part: _Part) -> bool:
+        columns = len(self._names.keys() | part.columns.keys())
         return (
             self._readings + part.readings <= MAX_READINGS
             and self._size_bytes + sum(map(len, part.run.messages)) <= MAX_BLOCK_BYTES
+            and (self._rows + len(part.good)) * columns <= MAX_CELLS
         )
 
     def add(self, part: _Part) -> None:
         self.parts.append(part)
+        self._names.update(dict.fromkeys(part.columns))
+        self._rows += len(part.good)
         self._readings += part.readings
         self._size_bytes += sum(map(len, part.run.messages))
 
@@ -161,7 +176,6 @@ class _Building:
         crc = ContentCrc()
         for part in self.parts:
             crc.add(part.run)
-        names = dict.fromkeys(name for part in self.parts for name in part.columns)
         return FullBlock(
             first_seq=self.parts[0].run.first_seq,
             last_seq=self.parts[-1].run.last_seq,
@@ -171,7 +185,7 @@ class _Building:
             block=Block(
                 np.concatenate([part.run.times_us[part.good] for part in self.parts]),
                 np.concatenate([part.run.first_seq + part.good for part in self.parts]),
-                {name: _joined_column(name, self.parts) for name in names},
+                {name: _joined_column(name, self.parts) for name in self._names},
             ),
             all_times_us=np.concatenate([part.run.times_us for part in self.parts]),
             rejected=[each for part in self.parts for each in part.rejected],
@@ -208,9 +222,7 @@ def _decoded_parts(run: Run, decoder: Decoder) -> Iterator[_Part]:
     decoded = decoder.decode(run.messages)
     bad = [index for index, _, _ in decoded.rejected]
     good = np.delete(np.arange(len(run.messages)), bad)
-    step = max(1, MAX_READINGS // max(1, len(decoded.columns)))
-    for start in range(0, len(run.messages), step):
-        stop = min(start + step, len(run.messages))
+    for start, stop in itertools.pairwise(_borders(decoded, good, len(run.messages))):
         first, last = np.searchsorted(good, (start, stop))
         columns = {
             name: column[first:last]
@@ -228,6 +240,28 @@ def _decoded_parts(run: Run, decoder: Decoder) -> Iterator[_Part]:
             ],
             sum(map(_present, columns.values())),
         )
+
+
+def _borders(decoded: Decoded, good: NDArray[np.intp], messages: int) -> list[int]:
+    """Return where parts begin and end, so that each has few enough readings and cells."""
+    present = np.zeros(messages + 1, np.int64)
+    for column in decoded.columns.values():
+        present[good + 1] += _is_present(column)
+    until = np.cumsum(present)
+    rows = max(1, MAX_CELLS // max(1, len(decoded.columns)))
+    borders = [0]
+    while borders[-1] < messages:
+        start = borders[-1]
+        fitting = int(np.searchsorted(until, until[start] + MAX_READINGS, "right")) - 1
+        borders.append(min(max(fitting, start + 1), start + rows, messages))
+    return borders
+
+
+def _is_present(column: Column) -> NDArray[np.bool_]:
+    if isinstance(column, list):
+        return np.array([value is not None for value in column], np.bool_)
+    present: NDArray[np.bool_] = ~np.isnan(column)
+    return present
 
 
 def _tick(run: Run, index: int) -> int | None:

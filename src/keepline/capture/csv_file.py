@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from keepline.capture.decoders import csv_fields, is_number
+from keepline.capture.decoders import can_delimit, csv_fields, is_number
 from keepline.capture.localtime import LocalClock, zone
 from keepline.errors import DecodeError, ReplayError
 from keepline.model import Channel
@@ -52,7 +52,7 @@ class CsvFile:
     """
 
     def __init__(self, path: Path, *, tz: str, time_column: str, delimiter: str) -> None:
-        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+        if not can_delimit(delimiter):
             raise ReplayError(f"the delimiter has to be one character, not {delimiter!r}")
         self.path = path
         self.delimiter = delimiter

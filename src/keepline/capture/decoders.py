@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -27,6 +28,10 @@ Column = NDArray[np.float64] | list[str | None]
 _EXACT = 2**53
 
 _MAX_NAME = 200
+
+#: So many channels may come in a stream. Each costs a missing value in every message without
+#: it: messages with ever new names would cost their number squared.
+MAX_CHANNELS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class JsonDecoder:
     """Reads a JSON object a message: channel names with a number, truth, text or null each.
 
     Truths become 1.0 and 0.0; null, NaN, or a channel that is not there is missing. Channels
-    come as they are met, of the type they are met with, at any message.
+    come as they are met, of the type they are met with, at any message. One with a new channel
+    beyond 4,096 in the stream is rejected.
     """
 
     def __init__(self, spec: StreamSpec, known: Mapping[str, DType]) -> None:
@@ -85,7 +91,10 @@ class JsonDecoder:
         """Return the columns of `rows`, or None when some row does not fit."""
         types = dict(self._types)
         columns: dict[str, Column] = {}
-        for name in dict.fromkeys(name for row in rows for name in row):
+        names = dict.fromkeys(name for row in rows for name in row)
+        if _too_many(names, types):
+            return None
+        for name in names:
             values = [row.get(name) for row in rows]
             kinds = set(map(type, values))
             kinds.discard(type(None))
@@ -113,8 +122,9 @@ class JsonDecoder:
         for index, message in enumerate(messages):
             try:
                 row = _json_object(message)
-                types.update(_row_types(row, types))
-                rows.append(row)
+                found = _row_types(row, types)
+                types.update(found)
+                rows.append({name: row[name] for name in found})
             except DecodeError as error:
                 rejected.append((index, message, str(error)))
         columns = self._columns(rows)
@@ -129,15 +139,20 @@ class CsvDecoder:
     Options: `columns`, the names of all fields in order, of which those that are no channel
     (the time) are passed over; `delimiter`, a comma when absent. An empty field, or nan in a
     column of numbers, is missing. A field may be quoted, but not hold a line end.
+
+    Raises:
+        DecodeError: the options are not these, or a channel is not one of the columns.
     """
 
     def __init__(self, spec: StreamSpec, known: Mapping[str, DType]) -> None:
-        self._names: list[str] = list(spec.options["columns"])
+        self._names = _csv_columns(spec)
         self._delimiter: str = spec.options.get("delimiter", ",")
-        self._channels = [
-            (self._names.index(channel.name), channel.name, channel.dtype)
-            for channel in spec.channels
-        ]
+        if not can_delimit(self._delimiter):
+            raise DecodeError(
+                f"the CSV option delimiter has to be one ASCII character, not {self._delimiter!r}"
+            )
+        places = {name: place for place, name in enumerate(self._names)}
+        self._channels = [(places[each.name], each.name, each.dtype) for each in spec.channels]
 
     def decode(self, messages: Sequence[bytes]) -> Decoded:
         """Return the values of consecutive messages."""
@@ -164,8 +179,14 @@ class CsvDecoder:
         if len(row) != len(self._names):
             raise DecodeError(f"{len(row)} fields instead of {len(self._names)}")
         for place, name, dtype in self._channels:
-            if dtype == "float64" and not is_number(row[place]) and row[place].strip():
+            text = row[place]
+            if text and dtype == "float64" and not is_number(text) and text.strip():
                 raise DecodeError(f"{name} is not a number")
+
+
+def can_delimit(text: object) -> bool:
+    """Return whether the fields of a line of CSV can be kept apart by `text`."""
+    return isinstance(text, str) and len(text) == 1 and text.isascii() and text not in '"\r\n\0'
 
 
 def csv_fields(line: bytes, delimiter: str) -> list[str]:
@@ -227,12 +248,32 @@ def _row_types(row: Mapping[str, Any], types: Mapping[str, DType]) -> dict[str, 
         if not _exact([value]):
             raise DecodeError(f"{name} is a whole number too large for float64")
         found[name] = dtype
+    if _too_many(found, types):
+        raise DecodeError(f"more channels than the {MAX_CHANNELS:,} that a stream can have")
     return found
+
+
+def _too_many(names: Iterable[str], types: Mapping[str, DType]) -> bool:
+    new = sum(name not in types for name in names)
+    return new > 0 and len(types) + new > MAX_CHANNELS
 
 
 def _can_name_a_channel(name: str) -> bool:
     # Databases take neither NUL nor half a surrogate pair in a text.
     return bool(name) and name.isprintable() and len(name) <= _MAX_NAME
+
+
+def _csv_columns(spec: StreamSpec) -> list[str]:
+    columns = spec.options.get("columns")
+    if not isinstance(columns, list | tuple) or not all(isinstance(each, str) for each in columns):
+        raise DecodeError(
+            "the CSV option columns has to list the names of all fields in their order"
+        )
+    times = Counter(columns)
+    for channel in spec.channels:
+        if times[channel.name] != 1:
+            raise DecodeError(f"the channel {channel.name!r} has to be one of the CSV columns")
+    return list(columns)
 
 
 def _exact(values: Iterable[Any]) -> bool:
@@ -248,10 +289,12 @@ def _is_exact(value: int) -> bool:
         return False
 
 
-def _numbers(fields: Iterable[str]) -> NDArray[np.float64]:
-    return np.array([field if field.strip() else "nan" for field in fields], dtype="U").astype(
-        np.float64
-    )
+def _numbers(fields: Sequence[str]) -> NDArray[np.float64]:
+    try:
+        return np.fromiter(map(float, fields), np.float64, len(fields))
+    except ValueError:  # there are empty ones
+        given = [field if field.strip() else "nan" for field in fields]
+        return np.fromiter(map(float, given), np.float64, len(fields))
 
 
 def _texts(fields: Iterable[str]) -> list[str | None]:

@@ -77,6 +77,7 @@ class Recording:
         #: Where to append without the lock; None when that needs care.
         self.open: Segment | None = self._current
         self._stored = writer.next_seq  # the number after the last stored message
+        self._uncut: list[tuple[Segment, dict[int, int]]] = []  # with their ticks
         self._unwritten: list[Chunk] = []
         self._weight = 0  # bytes of the heavier messages that are not stored
         self._gathered = 0  # those of them that no chunk holds yet
@@ -182,7 +183,7 @@ class Recording:
                 f"a message has {size} bytes; a capture store takes at most {MAX_MESSAGE_BYTES}"
             )
         while not self._closed:
-            if self._failure is not None:
+            if self._failure is not None or self._ended:
                 error = self._error()
                 self._retry()
                 raise error
@@ -223,7 +224,7 @@ class Recording:
         self._progress.notify_all()
 
     def _retry(self) -> None:
-        if self._failure is not None:
+        if self._failure is not None and not self._ended:
             self._failure = None
             self._work.notify()
 
@@ -241,28 +242,33 @@ class Recording:
     def _error(self) -> CaptureWriteError:
         count = self._next() - self._stored
         fate = "given up" if self._ended else "kept, and tried again at the next call"
-        error = CaptureWriteError(f"{count} messages are not stored, but {fate}: {self._failure}")
+        cause = self._failure or "the thread that writes them has ended"
+        error = CaptureWriteError(f"{count} messages are not stored, but {fate}: {cause}")
         error.__cause__ = self._failure
         return error
 
     def _run(self) -> None:
-        while self._gather():
-            try:
-                self.writer.append(self._unwritten)
-            except Exception as error:  # whatever it is: those who wait must learn of it
-                self._failed(error)
-            else:
-                self._written()
-        with self._lock:
-            self._ended = True
-            self._progress.notify_all()
+        try:
+            while self._gather():
+                try:
+                    self._cut()
+                    self.writer.append(self._unwritten)
+                except Exception as error:  # whatever it is: those who wait must learn of it
+                    self._failed(error)
+                else:
+                    self._written()
+        finally:
+            with self._lock:
+                self._ended = True
+                self.open = None
+                self._progress.notify_all()
 
     def _gather(self) -> bool:
-        """Wait for messages and cut them into chunks; False when there will be no more."""
+        """Wait for messages and take them over; False when there will be no more."""
         with self._lock:
             while self._failure is not None and not self._ending:
                 self._work.wait()
-            if not self._unwritten:
+            if not self._unwritten and not self._uncut:
                 self._linger()
             segment = self._current
             segment.limit = 0
@@ -270,12 +276,20 @@ class Recording:
             self._current = Segment(segment.base + segment.taken)
             self._gathered = 0
             ticks, self._ticks = self._ticks, {}
+            if segment.taken:
+                self._uncut.append((segment, ticks))
             room = self._room()
             self._act_from(min(CHUNK_MESSAGES, room))
             self.open = self._current if room > 0 and not self._closed else None
-        taken = segment.entries[: 2 * segment.taken]
-        self._unwritten.extend(cut(taken, segment.base, ticks))
-        return bool(self._unwritten)
+        return bool(self._unwritten or self._uncut)
+
+    def _cut(self) -> None:
+        # A segment is dropped once all its messages are in chunks, so that a failure loses none.
+        while self._uncut:
+            segment, ticks = self._uncut[0]
+            entries = segment.entries[: 2 * (segment.taken or 0)]
+            self._unwritten += list(cut(entries, segment.base, ticks))
+            del self._uncut[0]
 
     def _linger(self) -> None:
         """Wait for a first message, and then a while for more; the lock is held."""
@@ -311,5 +325,5 @@ class Recording:
             self._failure = error
             self.open = None
             if self._ending:
-                self._unwritten = []
+                self._uncut, self._unwritten = [], []
             self._progress.notify_all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import operator
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -61,6 +63,7 @@ class CaptureServer:
         self.spec = replace(spec or StreamSpec(), source=source)
         self._linger_s = linger_s
         self._max_pending = max(1, max_pending)
+        self._mutex = threading.RLock()  # a session is started and ended by one at a time
         self._recording: Recording | None = None  # the running session's
         self._latest: Recording | None = None  # that of the last session started
 
@@ -80,16 +83,17 @@ class CaptureServer:
             AlreadyCapturedError: this instrument has a running or complete session of `origin`.
             CaptureError: this handle is recording a session already.
         """
-        if self._recording is not None:
-            number = self._recording.writer.session.number
-            raise CaptureError(f"capture session {number} is running; stop it first")
-        writer = self.store.create_session(
-            self.instrument, self.user, self.spec, started=started or utc_now(), origin=origin
-        )
-        recording = Recording(writer, linger_s=self._linger_s, max_pending=self._max_pending)
-        atexit.register(recording.settle)  # its thread is a daemon, which would just be cut off
-        self._recording = self._latest = recording
-        return writer.session.number
+        with self._mutex:
+            if self._recording is not None:
+                number = self._recording.writer.session.number
+                raise CaptureError(f"capture session {number} is running; stop it first")
+            writer = self.store.create_session(
+                self.instrument, self.user, self.spec, started=started or utc_now(), origin=origin
+            )
+            recording = Recording(writer, linger_s=self._linger_s, max_pending=self._max_pending)
+            atexit.register(recording.settle)  # its thread is a daemon, which would be cut off
+            self._recording = self._latest = recording
+            return writer.session.number
 
     def queue(
         self,
@@ -109,6 +113,7 @@ class CaptureServer:
         Raises:
             MessageTooLargeError: the message has more than 16 MiB.
             CaptureWriteError: earlier messages could not be written; this one is not taken.
+            TypeError: `at_us` or `tick` is no whole number, or the message neither bytes nor text.
         """
         recording = self._recording
         if type(message) is bytes and at is None and at_us is None and tick is None and recording:
@@ -125,10 +130,14 @@ class CaptureServer:
                 return self._said(recording.look_again(segment, message, now_us))
         if at_us is None:
             at_us = time_ns() // 1000 if at is None else to_us(at)
-        elif not _FIRST_US <= at_us <= _LAST_US:
-            raise ValueError("at_us is UTC microseconds since 1970, from year 1 to 9999")
-        if tick is not None and not -_INT64 <= tick < _INT64:
-            raise ValueError("a tick has to fit 64 bits")
+        else:
+            at_us = operator.index(at_us)
+            if not _FIRST_US <= at_us <= _LAST_US:
+                raise ValueError("at_us is UTC microseconds since 1970, from year 1 to 9999")
+        if tick is not None:
+            tick = operator.index(tick)
+            if not -_INT64 <= tick < _INT64:
+                raise ValueError("a tick has to fit 64 bits")
         payload = _encoded(message)
         return self._said(None if recording is None else recording.put(payload, at_us, tick))
 
@@ -177,31 +186,33 @@ class CaptureServer:
             NoSessionError: this handle is recording no session.
             CaptureWriteError: not everything could be written; the session goes on.
         """
-        recording = self._recording
-        if recording is None:
-            raise NoSessionError("no capture session is running on this handle")
-        recording.finish()
-        session = recording.writer.session
-        if state is None:
-            state = "complete" if recording.stored_seq >= 0 else "empty"
-        # While the writer's lock is held: nobody may take the session for an orphan.
-        info = self.store.close_session(
-            session.number, state, ended or max(utc_now(), session.started)
-        )
-        self._release(recording)
-        return info
+        with self._mutex:
+            recording = self._recording
+            if recording is None:
+                raise NoSessionError("no capture session is running on this handle")
+            recording.finish()
+            session = recording.writer.session
+            if state is None:
+                state = "complete" if recording.stored_seq >= 0 else "empty"
+            # While the writer's lock is held: nobody may take the session for an orphan.
+            info = self.store.close_session(
+                session.number, state, ended or max(utc_now(), session.started)
+            )
+            self._release(recording)
+            return info
 
     def close(self) -> None:
         """End a running session as interrupted and release it, whatever can be written."""
-        recording = self._recording
-        if recording is None:
-            return
-        try:
-            self.stop_session(state="interrupted")
-        finally:
-            # Left running when nothing can be written: `recover` ends it later.
-            recording.abandon()
-            self._release(recording)
+        with self._mutex:
+            recording = self._recording
+            if recording is None:
+                return
+            try:
+                self.stop_session(state="interrupted")
+            finally:
+                # Left running when nothing can be written: `recover` ends it later.
+                recording.abandon()
+                self._release(recording)
 
     def get_all_from_session(self, session_id: int) -> list[bytes]:
         """Return all messages of this source in a session, in order; raises NoSessionError."""
@@ -275,11 +286,12 @@ class CaptureServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None and self._recording is not None:
-                self.stop_session()
-        finally:
-            self.close()
+        with self._mutex:
+            try:
+                if kind is None and self._recording is not None:
+                    self.stop_session()
+            finally:
+                self.close()
 
     def _said(self, seq: int | None) -> int | None:
         if seq is None:

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -144,7 +144,9 @@ class SqliteCaptureStore:
             raise CaptureError(f"a capture session cannot end as {state} at {ended}")
         with self._changing() as connection:
             require_running(connection, number)
-            self._end(connection, number, state, to_us(ended))
+            _end(connection, number, state, to_us(ended))
+            locks = self._lock_paths(number)
+        _unlink(locks)
         return self.session(number)
 
     def close_orphan(self, number: int) -> SessionInfo | None:
@@ -155,7 +157,9 @@ class SqliteCaptureStore:
             with self._changing() as connection:
                 if self.session(number).state != "running":
                     return None
-                self._end(connection, number, "interrupted", self._last_us(number))
+                _end(connection, number, "interrupted", self._last_us(number))
+                locks = self._lock_paths(number)
+            _unlink(locks)
         return self.session(number)
 
     def sessions(self) -> list[SessionInfo]:
@@ -235,8 +239,9 @@ class SqliteCaptureStore:
             if running and not held:
                 raise CaptureError(f"capture session {number} is live; stop it before deleting it")
             with self._changing() as connection:
-                self._unlink_locks(number)
+                locks = self._lock_paths(number)
                 connection.execute("DELETE FROM session WHERE number = ?", (number,))
+            _unlink(locks)
 
     def flush(self) -> None:
         """Remove every session; raises CaptureError, removing none, when one is live."""
@@ -291,15 +296,6 @@ class SqliteCaptureStore:
             lock.release()
             raise
 
-    def _end(
-        self, connection: sqlite3.Connection, number: int, state: CaptureState, ended_us: int
-    ) -> None:
-        connection.execute(
-            "UPDATE session SET state = ?, ended_us = ? WHERE number = ?",
-            (state, ended_us, number),
-        )
-        self._unlink_locks(number)
-
     def _last_us(self, number: int) -> int:
         last_us = to_us(self.session(number).started)
         for spec in self.streams(number):
@@ -312,10 +308,8 @@ class SqliteCaptureStore:
     def _lock_path(self, number: int, source: str) -> Path:
         return self._locks / f"{number}.{source}.lock"
 
-    def _unlink_locks(self, number: int) -> None:
-        # Whoever waits for a file that is gone finds the session closed once it has the lock.
-        for spec in self.streams(number):
-            self._lock_path(number, spec.source).unlink(missing_ok=True)
+    def _lock_paths(self, number: int) -> list[Path]:
+        return [self._lock_path(number, spec.source) for spec in self.streams(number)]
 
     @contextmanager
     def _all_locks(self, number: int) -> Iterator[bool]:
@@ -357,6 +351,23 @@ def _insert_stream(connection: sqlite3.Connection, number: int, spec: StreamSpec
         "INSERT INTO stream (number, source, spec) VALUES (?, ?, ?)",
         (number, spec.source, spec_json(spec)),
     )
+
+
+def _end(connection: sqlite3.Connection, number: int, state: CaptureState, ended_us: int) -> None:
+    connection.execute(
+        "UPDATE session SET state = ?, ended_us = ? WHERE number = ?", (state, ended_us, number)
+    )
+
+
+def _unlink(locks: list[Path]) -> None:
+    """Remove the lock files of a session that is closed or gone for good: not before the commit.
+
+    Whoever waits for a file that is gone finds the session closed once it has the lock. A file
+    that cannot be removed harms nobody, as a number is never used again.
+    """
+    for path in locks:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _intact(chunk: Chunk, number: int, source: str) -> Chunk:

@@ -14,7 +14,7 @@ from itertools import groupby
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from keepline.delivery.feed import START, Cursor, beyond, complete, page_end, up_to
+from keepline.delivery.feed import START, Cursor, beyond, check_origin, complete, page_end, up_to
 from keepline.delivery.recipients import EVERY, Recipient
 from keepline.model import Principal, RecordImage, RecordKey, RecordType, stable_hash, utc_now
 from keepline.store import Store
@@ -53,12 +53,31 @@ def take_in(
     """Note the records that the feed has named since the last time, a page a transaction.
 
     A new recipient, changed criteria or another epoch start at the feed's beginning; what was
-    sent before is not noted again. Call it under the recipient's lock.
+    sent before is not noted again. Call it under the recipient's lock. Raises DeliveryError
+    when the feed cannot be read in order any more: the database comes from another server.
     """
+    criteria = _criteria(recipient, epoch)
+    with store.read() as connection:
+        check_origin(connection, _place(connection, recipient, criteria)[0])
     more = True
     while more:
         with store.write(principal) as connection:
-            more = _take_in_page(connection, recipient, _criteria(recipient, epoch), page)
+            more = _take_in_page(connection, recipient, criteria, page)
+
+
+def held_back(store: Store, recipient: Recipient, *, epoch: str) -> int:
+    """Return how many changes `take_in` has to leave until an older transaction has ended.
+
+    On PostgreSQL that may be any open transaction of the whole server; 0 on SQLite.
+    """
+    if store.dialect == "sqlite":
+        return 0
+    query = sa.select(sa.func.count()).select_from(change_feed)
+    with store.read() as connection:
+        dialect = connection.dialect
+        after, _ = _place(connection, recipient, _criteria(recipient, epoch))
+        waiting = (beyond(dialect, after), sa.not_(complete(dialect)), _is_wanted(recipient))
+        return connection.execute(query.where(*waiting)).scalar_one()
 
 
 def pages(store: Store, recipient: Recipient, size: int = PAGE) -> Iterator[list[RecordKey]]:
@@ -115,8 +134,12 @@ def sort_out(
 def candidates(
     connection: sa.Connection, recipient: Recipient, *, epoch: str, size: int = PAGE
 ) -> Iterator[list[RecordKey]]:
-    """Yield the records that `take_in` and then `pages` would, changing nothing."""
+    """Yield the records that `take_in` and then `pages` would, changing nothing.
+
+    Raises DeliveryError as `take_in` does.
+    """
     after, fresh = _place(connection, recipient, _criteria(recipient, epoch))
+    check_origin(connection, after)
     dialect = connection.dialect
     known = sa.select(delivery_backlog.c.record_type, delivery_backlog.c.record_key).where(
         delivery_backlog.c.recipient == recipient.name, sa.false() if fresh else sa.true()
@@ -217,10 +240,14 @@ def _named(recipient: Recipient) -> sa.Select[tuple[str, str]]:
         sent_log.c.revision == feed.revision,
         sent_log.c.state.in_(SETTLED),
     )
-    query = sa.select(feed.record_type, feed.record_key).distinct().where(~settled)
+    query = sa.select(feed.record_type, feed.record_key).distinct()
+    return query.where(~settled, _is_wanted(recipient))
+
+
+def _is_wanted(recipient: Recipient) -> sa.ColumnElement[bool]:
     if EVERY in recipient.record_types:
-        return query
-    return query.where(feed.record_type.in_(recipient.record_types))
+        return sa.true()
+    return change_feed.c.record_type.in_(recipient.record_types)
 
 
 def _move(connection: sa.Connection, recipient: Recipient, criteria: str, place: Cursor) -> None:

@@ -55,15 +55,14 @@ class Dispatcher:
     def run(self) -> RecipientReport:
         """Send everything that is due; a record that fails never stops the others.
 
-        Raises RecipientBusyError while another process delivers to this recipient. An
-        unreachable recipient ends the run and is told in the report's `error`.
+        Raises RecipientBusyError while another process delivers to this recipient. What ends
+        the run early is told in the report's `error`: an unreachable recipient, a lock that
+        was lost, a feed of a restored database.
         """
         with self._locked():
-            backlog.take_in(
-                self._store, self._recipient, epoch=self._epoch, principal=self._principal
-            )
-            total = backlog.count(self._store, self._recipient)
             try:
+                self._take_in()
+                total = backlog.count(self._store, self._recipient)
                 with self._open():
                     self._resolve()
                     self._work_off(total)
@@ -107,6 +106,11 @@ class Dispatcher:
         with _translated():
             self._transport.__exit__(None, None, None)
 
+    def _take_in(self) -> None:
+        to, epoch = self._recipient, self._epoch
+        backlog.take_in(self._store, to, epoch=epoch, principal=self._principal)
+        self.report.held_back = backlog.held_back(self._store, to, epoch=epoch)
+
     def _resolve(self) -> None:
         """Find an outcome for attempts that have none."""
         with self._store.read() as connection:
@@ -136,12 +140,13 @@ class Dispatcher:
     def _work_off(self, total: int) -> None:
         done = 0
         for keys in backlog.pages(self._store, self._recipient):
-            self._check_lock()
             found = self._sort_out(keys)
             self._send_all(found.due)
             done += len(keys)
             if self._progress is not None:
                 self._progress(self._recipient.name, done, total)
+        # A run that lost its lock may have met another one: it must not end as if all were well.
+        self._check_lock()
 
     def _sort_out(
         self, keys: Sequence[RecordKey], settled: Sequence[str] = backlog.SETTLED
@@ -172,9 +177,13 @@ class Dispatcher:
             return Sending.without_content(image, recipient=name, epoch=self._epoch), False
 
     def _send_batch(self, batch: Sequence[tuple[Sending, bool]]) -> None:
+        self._check_lock()
         with self._store.write(self._principal) as connection:
             attempts = sent_log.begin(
-                connection, self._recipient.name, [sending for sending, _ in batch]
+                connection,
+                self._recipient.name,
+                [sending for sending, _ in batch],
+                alone=not self._transport.capabilities.idempotent,
             )
         outcomes: list[Outcome] = []
         unreachable: TransportError | None = None
@@ -190,8 +199,7 @@ class Dispatcher:
                     # It may have arrived: the attempt stays open, and the next run asks.
                     unreachable = error
                     self.report.fail(str(attempt.key), str(error))
-        self._finish(outcomes)
-        self._count(outcomes)
+        self._count(outcomes, doubled=self._finish(outcomes))
         if unreachable is not None:
             raise unreachable
 
@@ -206,16 +214,17 @@ class Dispatcher:
             return Outcome(attempt, "refused" if error.permanent else "failed", str(error))
         return Outcome(attempt, "sent")
 
-    def _finish(self, outcomes: Sequence[Outcome]) -> None:
+    def _finish(self, outcomes: Sequence[Outcome]) -> set[int]:
         settled = [each.attempt.key for each in outcomes if each.state in backlog.SETTLED]
         with self._store.write(self._principal) as connection:
-            sent_log.finish(connection, outcomes)
+            doubled = sent_log.finish(connection, outcomes)
             backlog.forget(connection, self._recipient.name, settled)
+        return doubled
 
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, outcomes: Sequence[Outcome], doubled: set[int]) -> None:
         for outcome in outcomes:
             if outcome.state == "sent":
-                self.report.sent += 1
+                self.report.sent += outcome.attempt.id not in doubled
             elif outcome.reason != _NOT_TRIED:
                 self.report.fail(str(outcome.attempt.key), outcome.reason)
                 self.report.refused += outcome.state == "refused"

@@ -12,7 +12,7 @@ from keepline.delivery.dispatch import Dispatcher, Progress
 from keepline.delivery.recipients import Recipient, recipient, recipients, settings_of
 from keepline.delivery.report import ExportReport, RecipientReport
 from keepline.delivery.transport import Transport
-from keepline.errors import DeliveryError, KeeplineError
+from keepline.errors import ConfigError, DeliveryError, KeeplineError
 from keepline.model import Principal, RecordKey
 from keepline.store import plugins
 from keepline.store.current import Current, current
@@ -75,7 +75,8 @@ def export_tasks_individually(
     here = current(instance)
     if dry_run:
         due = sum(1 for _ in pending(recipient, instance=here))
-        return RecipientReport(recipient.name, remaining=due)
+        waiting = backlog.held_back(here.store, recipient, epoch=here.epoch)
+        return RecipientReport(recipient.name, remaining=due, held_back=waiting)
     return _dispatcher(here, recipient, principal, progress).run()
 
 
@@ -151,8 +152,17 @@ def _dispatcher(
 ) -> Dispatcher:
     # The settings, not the recipient, hold the secrets.
     settings = settings_of(here.settings, to.name)
-    kind: type[Transport] = plugins.load("transports", settings.transport)
-    transport = kind.configured(settings, folder=here.folder)
+    try:
+        kind: type[Transport] = plugins.load("transports", settings.transport)
+        transport = kind.configured(settings, folder=here.folder)
+    except KeeplineError:
+        raise
+    except Exception as error:
+        # A plug-in may raise anything, and must not stop the other recipients. Only the kind is
+        # kept: the message may hold a secret.
+        raise ConfigError(
+            f"the transport of recipient {to.name!r} cannot be set up ({type(error).__name__})"
+        ) from None
     return Dispatcher(
         here, to, transport, principal=principal or Principal.system(), progress=progress
     )

@@ -8,16 +8,22 @@ nothing can appear behind a reader's back.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from keepline.errors import DeliveryError
 from keepline.store.tables.records import change_feed
 
-#: The oldest transaction that may still commit, as the feed's txid.
-_OLDEST_RUNNING = sa.cast(
-    sa.cast(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()), sa.Text), sa.BigInteger
-)
+
+def _number(xid: sa.Function[Any]) -> sa.Cast[int]:
+    """Return a transaction number as the feed's txid; PostgreSQL casts it by way of text."""
+    return sa.cast(sa.cast(xid, sa.Text), sa.BigInteger)
+
+
+#: The oldest transaction that may still commit, and the first that has not begun.
+_OLDEST_RUNNING = _number(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()))
+_NEXT = _number(sa.func.pg_snapshot_xmax(sa.func.pg_current_snapshot()))
 
 
 class Cursor(NamedTuple):
@@ -43,6 +49,24 @@ def page_end(connection: sa.Connection, after: Cursor, limit: int) -> Cursor | N
     last = sa.select(page).order_by(page.c.txid.desc(), page.c.id.desc()).limit(1)
     row = connection.execute(last).first()
     return Cursor(*row) if row is not None else None
+
+
+def check_origin(connection: sa.Connection, after: Cursor) -> None:
+    """Raise DeliveryError when the feed, or `after`, has transactions yet to come.
+
+    Then PostgreSQL's database was restored into a server that counts from a smaller number:
+    the old rows would stand behind the new ones, and no order of reading finds them all.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    greatest = sa.select(sa.func.max(change_feed.c.txid)).scalar_subquery()
+    foreign = sa.func.greatest(greatest, after.txid) >= _NEXT
+    if connection.execute(sa.select(foreign)).scalar_one():
+        raise DeliveryError(
+            "the store was restored into another PostgreSQL server, whose transaction numbers "
+            "are behind the change feed's; keepline cannot continue deliveries from a restored "
+            "database until it is given a new epoch, and no record was sent"
+        )
 
 
 def beyond(dialect: sa.Dialect, place: Cursor) -> sa.ColumnElement[bool]:

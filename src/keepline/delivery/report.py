@@ -14,8 +14,9 @@ class RecipientReport:
 
     `sent` records arrived; `failed` did not, of which `refused` never will and are tried again
     only when they change; `resolved` attempts without outcome got one; `gone` were deleted or
-    may not be seen; `remaining` are still due. `failures` holds (record, reason) of the first
-    hundred; `error` says why the run ended early.
+    may not be seen; `remaining` are still due. `held_back` changes cannot be looked at yet: on
+    PostgreSQL the feed is complete only up to the oldest open transaction of the server.
+    `failures` holds (record, reason) of the first hundred; `error` says why the run ended early.
     """
 
     recipient: str
@@ -25,6 +26,7 @@ class RecipientReport:
     resolved: int = 0
     gone: int = 0
     remaining: int = 0
+    held_back: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     error: str | None = None
 

@@ -9,7 +9,8 @@ from typing import Literal
 import sqlalchemy as sa
 
 from keepline.delivery.transport import Sending
-from keepline.model import RecordKey, utc_now
+from keepline.errors import RecipientBusyError
+from keepline.model import RecordKey, stable_hash, utc_now
 from keepline.store.tables.delivery import sent_log
 
 #: How an attempt can end; `refused` means that this revision will never be taken.
@@ -35,8 +36,16 @@ class Outcome:
     reason: str = ""
 
 
-def begin(connection: sa.Connection, recipient: str, sendings: Sequence[Sending]) -> list[Attempt]:
-    """Log one attempt a sending, in their order; commit before the first effect."""
+def begin(
+    connection: sa.Connection, recipient: str, sendings: Sequence[Sending], *, alone: bool
+) -> list[Attempt]:
+    """Log one attempt a sending, in their order; commit before the first effect.
+
+    With `alone`, for recipients where sending twice does harm, raises RecipientBusyError when
+    another attempt at one of the sendings is open or has been logged as sent meanwhile.
+    """
+    if alone:
+        _refuse_rivals(connection, recipient, [sending.send_key for sending in sendings])
     now = utc_now()
     rows = [
         {
@@ -59,10 +68,13 @@ def begin(connection: sa.Connection, recipient: str, sendings: Sequence[Sending]
     ]
 
 
-def finish(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
-    """Complete attempts."""
+def finish(connection: sa.Connection, outcomes: Sequence[Outcome]) -> set[int]:
+    """Complete attempts; return the ids of those that another attempt had come before.
+
+    They are no success of their own: their sending is logged as sent by the other one.
+    """
     if not outcomes:
-        return
+        return set()
     other = sent_log.alias()
     logged = sa.exists().where(other.c.send_key == sent_log.c.send_key, other.c.state == "sent")
     ended = {"finished_at": utc_now(), "reason": sa.bindparam("reason_")}
@@ -81,7 +93,7 @@ def finish(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
                     for each in part
                 ],
             )
-    _mark_doubled(connection, [each.attempt.id for each in outcomes])
+    return _doubled(connection, [each.attempt.id for each in outcomes if each.state == "sent"])
 
 
 def interrupted(connection: sa.Connection, recipient: str) -> list[Attempt]:
@@ -102,13 +114,35 @@ def interrupted(connection: sa.Connection, recipient: str) -> list[Attempt]:
     ]
 
 
-def _mark_doubled(connection: sa.Connection, numbers: Sequence[int]) -> None:
-    connection.execute(
-        sa.update(sent_log)
-        .where(sent_log.c.id.in_(numbers), sent_log.c.state == "sending")
-        .values(
-            state="unknown",
-            finished_at=utc_now(),
-            reason="another attempt at this sending is logged as sent",
-        )
+def _refuse_rivals(connection: sa.Connection, recipient: str, send_keys: Sequence[str]) -> None:
+    if connection.dialect.name == "postgresql":
+        # Two that begin at once would not see each other's rows; on SQLite writers queue.
+        number = int(stable_hash("keepline sent log", recipient)[:16], 16) - 2**63
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+    rivals = sa.select(sent_log.c.id).where(
+        sent_log.c.recipient == recipient, sent_log.c.send_key.in_(send_keys)
     )
+    # The states as text, each in a query of its own: only so are the partial indexes used.
+    for state in ("state = 'sending'", "state = 'sent'"):
+        if connection.execute(rivals.where(sa.text(state)).limit(1)).first() is not None:
+            raise RecipientBusyError(
+                f"another process has taken up a record for {recipient!r}; run again"
+            )
+
+
+def _doubled(connection: sa.Connection, numbers: Sequence[int]) -> set[int]:
+    """Return which attempts could not be logged as sent; close those that are still open."""
+    here = sent_log.c.id.in_(numbers)
+    found = connection.execute(sa.select(sent_log.c.id).where(here, sent_log.c.state != "sent"))
+    doubled = set(found.scalars())
+    if doubled:
+        connection.execute(
+            sa.update(sent_log)
+            .where(sent_log.c.id.in_(doubled))
+            .values(
+                state="unknown",
+                finished_at=utc_now(),
+                reason="another attempt at this sending is logged as sent",
+            )
+        )
+    return doubled

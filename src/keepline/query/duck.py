@@ -35,7 +35,6 @@ _BATCH_ROWS = 1024
 
 # Set before the lock, which no later statement can lift.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
@@ -50,6 +49,12 @@ _PREPARE = (
     "ATTACH ':memory:' AS __keepline",
     "USE __keepline",
     "DETACH memory",
+    # current_setting() would tell of this process's folders. Given at the start, the first two
+    # are not emptied, and external access adds the current folder to the third.
+    "SET home_directory = ''",
+    "SET secret_directory = ''",
+    "SET allowed_paths = []",
+    "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
 

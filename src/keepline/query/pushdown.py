@@ -44,7 +44,9 @@ _SQL_TYPES = {
 }
 
 #: Times that Python and DuckDB read the same; one without a zone is in UTC.
-_TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d(:\d\d)?)?)?\Z")
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d(:\d\d)?)?)?\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +248,9 @@ def _constant(node: exp.Expr, info: ColumnInfo, params: Sequence[Any]) -> Any:
     Only constants that the module and DuckDB must compare alike: no text as a number, no
     fraction written in decimals, no null.
     """
-    value = _value(node, params)
     if info.type == "datetime":
-        return _moment(value)
+        return _moment(_typed_time(node) if isinstance(node, exp.Cast) else _value(node, params))
+    value = _value(node, params)
     if info.type == "real":
         exact = isinstance(value, float) or (type(value) is int and abs(value) <= 2**53)
         return float(value) if exact and not math.isnan(value) else None
@@ -271,10 +273,19 @@ def _value(node: exp.Expr, params: Sequence[Any]) -> Any:
         return -value if isinstance(value, int) else None
     if isinstance(node, exp.Boolean):
         return bool(node.this)
-    if isinstance(node, exp.Cast) and node.is_type("timestampntz", "timestamp", "timestamptz"):
-        text = node.this
-        return text.name if isinstance(text, exp.Literal) and text.is_string else None
     return None
+
+
+def _typed_time(node: exp.Cast) -> str | None:
+    """Return the text of TIMESTAMP '...' or TIMESTAMPTZ '...'."""
+    if not isinstance(node.this, exp.Literal) or not node.this.is_string:
+        return None
+    text = node.this.name
+    if node.is_type("timestamptz"):
+        return text
+    # Of a TIMESTAMP, DuckDB leaves the zone that the text names out of account.
+    match = _TIME.match(text) if node.is_type("timestampntz", "timestamp") else None
+    return text if match is not None and match["zone"] is None else None
 
 
 def _moment(value: Any) -> datetime | None:

@@ -40,10 +40,13 @@ def execute(sql: str, params: Sequence[Any], catalog: Catalog, vr_name: str | No
 
     numbered, count = _number_parameters(sql)
     values = _checked(params, count)
-    statement = _parse(numbered)
-    nodes = list(_tables(statement, catalog))
-    infos = {table: catalog.find(table)[1] for _, table in nodes}
-    needs = pushdown.needs(statement, nodes, infos, values)
+    try:
+        statement = _parse(numbered)
+        nodes = list(_tables(statement, catalog))
+        infos = {table: catalog.find(table)[1] for _, table in nodes}
+        needs = pushdown.needs(statement, nodes, infos, values)
+    except RecursionError:
+        raise ProgrammingError("the query is nested too deeply") from None
     scanned = {}
     budget = INPUT_BYTES
     for table, need in needs.items():

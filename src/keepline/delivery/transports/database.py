@@ -39,6 +39,9 @@ _TYPES: dict[str, Any] = {
 #: Columns of the transport's own in every table.
 _OWN = ("target_key", "record_key", "revision", "group_name")
 
+#: Tables by which a SQL store and a capture store are known.
+_STORES = ({"sent_log", "change_feed"}, {"chunk", "stream", "session"})
+
 
 class DatabaseTransport:
     """Delivers into the database at `url`, an SQLAlchemy URL.
@@ -53,7 +56,7 @@ class DatabaseTransport:
     def __init__(self, url: str, *, folder: Path | None = None) -> None:
         try:
             self._url = _located(sa.make_url(url), folder)
-        except sa.exc.ArgumentError:
+        except (sa.exc.ArgumentError, ValueError):  # a port that is no number
             raise ConfigError(
                 "the recipient's url is not an SQLAlchemy URL such as sqlite:///out.db"
             ) from None
@@ -76,11 +79,21 @@ class DatabaseTransport:
         self._engine = self._create_engine()
         self._ready.clear()
         try:
+            self._refuse_stores()
             self._make_tables([self._receipt])
         except BaseException:
             self._engine.dispose()
             raise
         return self
+
+    def _refuse_stores(self) -> None:
+        """Raise ConfigError when the target is a store of keepline, this one's or another's."""
+        with self._transaction() as connection:
+            names = set(sa.inspect(connection).get_table_names())
+        if any(store <= names for store in _STORES):
+            raise ConfigError(
+                "the recipient's database is a store of keepline; give it one of its own"
+            )
 
     def __exit__(
         self,
