@@ -642,6 +642,14 @@ def test_sparse_messages_make_blocks_of_few_cells(
         assert_array_equal(archive.read(number, f"c{n}")[1], range(n, count, names))
 
 
+def test_numbers_too_large_are_quarantined(
+    archive: Archive, capture_store: SqliteCaptureStore
+) -> None:
+    messages = [b'{"a": 1e999}', b'{"a": -1e999}', b'{"a": Infinity}', b'{"a": 1}']
+    found = archive.archive_session(record(capture_store, messages))
+    assert (found.readings, found.quarantined) == (2, 2)
+
+
 def test_infinities_are_values(archive: Archive, capture_store: SqliteCaptureStore) -> None:
     number = record(capture_store, [b'{"a": Infinity}', b'{"a": -Infinity}', b'{"a": 1e308}'])
     assert archive.archive_session(number).readings == 3

@@ -15,7 +15,12 @@ from numpy.testing import assert_array_equal
 
 from keepline.capture import Archive, ReplayResult, SqliteCaptureStore, recover, replay_csv
 from keepline.capture.localtime import LocalClock, zone
-from keepline.errors import DecodeError, ReplayError, UnknownInstrumentError
+from keepline.errors import (
+    AlreadyCapturedError,
+    DecodeError,
+    ReplayError,
+    UnknownInstrumentError,
+)
 from keepline.model import Principal, from_us, to_us
 from keepline.store import Store, schema
 from keepline.store.tables import common
@@ -92,6 +97,36 @@ def test_same_file_again_adds_nothing(replay: Replay, archive: Archive) -> None:
     assert len(bad_lines(archive)) == 1
     assert replay(content, instrument="other").already is False
     assert replay(content + rows(2)).already is False
+
+
+def test_a_lost_capture_store_does_not_double_a_file(
+    replay: Replay, archive: Archive, tmp_path: Path
+) -> None:
+    content = HEADER + rows(0, 1, 2)
+    first = replay(content)
+    with SqliteCaptureStore(tmp_path / "another.db") as another:
+        again = Archive(archive.sql_store, another)
+        options = {"instrument": "bench", "tz": "UTC", "time_column": "time", "delimiter": ";"}
+        with pytest.raises(AlreadyCapturedError, match=first.session.global_name):
+            replay_csv(another, again, tmp_path / "data.csv", **options)
+        assert another.sessions() == []
+
+
+@pytest.mark.parametrize("step_s", [float("inf"), float("nan"), 1e-9, 0, -1, 1e13])
+def test_steps_that_are_none_start_no_session(
+    replay: Replay, archive: Archive, step_s: float
+) -> None:
+    with pytest.raises(ReplayError, match="step"):
+        replay(HEADER + rows(0, 1), step_s=step_s)
+    assert archive.capture_store.sessions() == []
+
+
+def test_numbers_too_large_are_no_numbers(replay: Replay, archive: Archive) -> None:
+    big = rows(1, value="1e999") + rows(2, value="9" * 400) + rows(3, value="-inf")
+    found = replay(HEADER + rows(0) + big)
+    assert found.archived.quarantined == 2
+    _, values = archive.read(found.session.number, "a")
+    assert values.tolist() == [1, float("-inf")]
 
 
 def test_given_step_is_not_inferred(replay: Replay) -> None:

@@ -13,7 +13,12 @@ from keepline.capture.blocking import ContentCrc, FullBlock, blocks, runs
 from keepline.capture.decoding import DeclaredDecoder
 from keepline.capture.readings import ArchiveReader
 from keepline.capture.store import CaptureStore
-from keepline.errors import ChunkDamagedError, KeeplineError, UnknownInstrumentError
+from keepline.errors import (
+    AlreadyCapturedError,
+    ChunkDamagedError,
+    KeeplineError,
+    UnknownInstrumentError,
+)
 from keepline.model import CaptureState, Chunk, Principal, SessionInfo, StreamSpec, utc_now
 from keepline.store import Store, quarantine
 from keepline.store.tables import capture as tables
@@ -126,6 +131,26 @@ class Archive(ArchiveReader):
         """Raise UnknownInstrumentError unless the instrument is declared."""
         with self.sql_store.read() as connection:
             self._instrument_group(connection, name)
+
+    def refuse_twice(self, instrument: str, origin: str) -> None:
+        """Raise AlreadyCapturedError when another capture store's session has this origin.
+
+        A capture store knows what it captured itself; one that was lost and made anew does
+        not, and would double what the archive holds.
+        """
+        kept = tables.capture_session
+        other = sa.select(kept.c.global_name).where(
+            kept.c.instrument == instrument,
+            kept.c.origin == origin,
+            kept.c.state == "complete",
+            kept.c.store_id != self.capture_store.store_id,
+        )
+        with self.sql_store.read() as connection:
+            name = connection.execute(other).scalar()
+        if name is not None:
+            raise AlreadyCapturedError(
+                f"the archive has this already, as {name} of another capture store"
+            )
 
     def clear_session_data(self, session_id: int) -> None:
         """Remove a session's readings, gaps and channels from the archive.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -87,8 +88,13 @@ class JsonDecoder:
             return Decoded(len(rows), columns, rejected)
         return self._decode_singly(messages)
 
-    def _columns(self, rows: list[dict[str, Any]]) -> dict[str, Column] | None:
-        """Return the columns of `rows`, or None when some row does not fit."""
+    def _columns(
+        self, rows: list[dict[str, Any]], *, infinite: bool = False
+    ) -> dict[str, Column] | None:
+        """Return the columns of `rows`, or None when some row does not fit.
+
+        An infinity does not fit unless `infinite`: it may be a number too large for float64.
+        """
         types = dict(self._types)
         columns: dict[str, Column] = {}
         names = dict.fromkeys(name for row in rows for name in row)
@@ -110,7 +116,10 @@ class JsonDecoder:
             else:
                 if not kinds <= {int, float, bool} or (int in kinds and not _exact(values)):
                     return None
-                columns[name] = np.array(values, dtype=np.float64)
+                numbers = np.array(values, dtype=np.float64)
+                if not infinite and np.isinf(numbers).any():
+                    return None
+                columns[name] = numbers
             types[name] = dtype
         self._types = types
         return columns
@@ -121,13 +130,13 @@ class JsonDecoder:
         types = dict(self._types)
         for index, message in enumerate(messages):
             try:
-                row = _json_object(message)
+                row = _json_object(message, _finite)
                 found = _row_types(row, types)
                 types.update(found)
                 rows.append({name: row[name] for name in found})
             except DecodeError as error:
                 rejected.append((index, message, str(error)))
-        columns = self._columns(rows)
+        columns = self._columns(rows, infinite=True)
         if columns is None:
             raise DecodeError("a message does not fit the channels' types")
         return Decoded(len(rows), columns, rejected)
@@ -210,17 +219,29 @@ def csv_fields(line: bytes, delimiter: str) -> list[str]:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a field of CSV is a number as float() reads it, but without ``_``."""
+    """Return whether a field of CSV is a number as float() reads it, but without ``_``.
+
+    A number too large for float64 is none: it would become infinite in silence.
+    """
     try:
-        float(text)
+        value = float(text)
     except ValueError:
         return False
-    return "_" not in text
+    return "_" not in text and (not math.isinf(value) or not any(map(str.isdigit, text)))
 
 
-def _json_object(message: bytes) -> dict[str, Any]:
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise DecodeError("a number is too large for float64")
+    return value
+
+
+def _json_object(
+    message: bytes, parse_float: Callable[[str], float] | None = None
+) -> dict[str, Any]:
     try:
-        value = json.loads(message.decode())
+        value = json.loads(message.decode(), parse_float=parse_float)
     except UnicodeDecodeError as error:
         raise DecodeError(f"not UTF-8 from byte {error.start} on") from error
     except RecursionError as error:

@@ -13,7 +13,7 @@ from keepline.capture.csv_file import Contents, CsvFile
 from keepline.capture.server import CaptureServer
 from keepline.capture.store import CaptureStore
 from keepline.errors import AlreadyCapturedError, ReplayError
-from keepline.model import SessionInfo, StreamSpec, from_us
+from keepline.model import MAX_STEP_US, SessionInfo, StreamSpec, from_us
 
 #: So many rows pass between two calls of `progress`, and so many bad lines are kept at once.
 _ROWS = 1_000
@@ -66,17 +66,19 @@ def replay_csv(
     Raises:
         ReplayError: the file, the zone or the column is not there or cannot be used.
         UnknownInstrumentError: the instrument is not declared.
-        AlreadyCapturedError: another process is replaying the same file right now.
+        AlreadyCapturedError: another process is replaying the same file right now, or the
+            archive has it from another capture store.
     """
     if speed is not None and not speed > 0:
         raise ReplayError("the speed has to be above 0")
-    if step_s is not None and not step_s > 0:
-        raise ReplayError("the step has to be above 0 seconds")
+    if step_s is not None and not 1e-6 <= step_s <= MAX_STEP_US / 1e6:
+        raise ReplayError("the step has to be 1 microsecond to 100 years")
     archive.require_instrument(instrument)
     source = CsvFile(Path(file), tz=tz, time_column=time_column, delimiter=delimiter)
     contents = source.contents()
     step_us = contents.step_us if step_s is None else round(step_s * 1e6)
     spec = _spec(source, contents, step_us)
+    archive.refuse_twice(instrument, f"sha256:{contents.digest}")
     with CaptureServer(capture_store, instrument, user=user, spec=spec) as server:
         try:
             number = server.start_session(
