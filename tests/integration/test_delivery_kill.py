@@ -113,13 +113,17 @@ def battery(folder: Path, store_url: str, target_url: str, kills: int) -> None:
         killer(str(folder), store_url, target_url) as kill,
     ):
         world.add(*(f"r{number:03}" for number in range(RECORDS)), title="first")
-        at_work = 0
-        for _ in range(kills):
+        at_work, attempts, longest_s = 0, 0, 0.4
+        while at_work < kills:
+            attempts += 1
+            assert attempts <= 10 * kills, "the deliveries end before they can be killed"
             for key in chance.sample(range(RECORDS), 10):
                 world.edit(f"r{key:03}", title=f"edited {chance.random()}")
-            at_work += kill(chance.uniform(0.02, 0.4))
+            if kill(chance.uniform(0.02, longest_s)):
+                at_work += 1
+            else:  # it was done already: a faster machine than thought
+                longest_s = max(0.05, longest_s * 0.8)
             wait_for_lock(world.store)
-        assert at_work >= kills // 2
         transport = DatabaseTransport(target_url)
         assert world.deliver(transport).remaining == 0
         assert world.deliver(transport).sent == 0

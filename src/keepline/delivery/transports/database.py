@@ -87,7 +87,12 @@ class DatabaseTransport:
         return self
 
     def _refuse_stores(self) -> None:
-        """Raise ConfigError when the target is a store of keepline, this one's or another's."""
+        """Raise ConfigError when the target is a SQLite file that keepline itself lives in.
+
+        In PostgreSQL a store and deliveries may share a database: their names differ.
+        """
+        if self._url.get_backend_name() != "sqlite":
+            return
         with self._transaction() as connection:
             names = set(sa.inspect(connection).get_table_names())
         if any(store <= names for store in _STORES):
