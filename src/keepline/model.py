@@ -32,6 +32,10 @@ CAPTURE_STATES: tuple[CaptureState, ...] = (
     "empty",
 )
 
+#: What a channel's values are.
+DType = Literal["float64", "int64", "bool", "text"]
+DTYPES: tuple[DType, ...] = ("float64", "int64", "bool", "text")
+
 FieldType = Literal["text", "integer", "real", "boolean", "datetime", "json"]
 
 
@@ -93,14 +97,37 @@ class Channel:
     """
 
     name: str
-    dtype: Literal["float64", "text"] = "float64"
+    dtype: DType = "float64"
     unit: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a channel needs a name")
-        if self.dtype not in ("float64", "text"):
-            raise ValueError(f"a channel's values are float64 or text, not {self.dtype!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"a channel's values are {', '.join(DTYPES)}, not {self.dtype!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class TickClock:
+    """The device's own counter, whose values are the ticks of a stream.
+
+    It has `bits` bits and starts again at 0 after the largest value. One tick takes `tick_us`
+    microseconds; None says that it counts messages, or something else than time. `step` is the
+    declared difference between two messages in ticks; a larger one is a hole. Raises ValueError
+    for a counter of fewer than 8 or more than 63 bits, or a step or tick that is not positive.
+    """
+
+    bits: int = 32
+    tick_us: float | None = None
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.bits <= 63:
+            raise ValueError("a device's counter has 8 to 63 bits")
+        if self.tick_us is not None and not 0 < self.tick_us <= MAX_STEP_US:
+            raise ValueError("a tick takes more than 0 microseconds")
+        if self.step is not None and self.step < 1:
+            raise ValueError("the step between two messages is at least one tick")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +135,9 @@ class StreamSpec:
     """How a stream of messages is read: its decoder, the decoder's options, the step.
 
     `step_us` is the declared time between two messages in microseconds (None: undeclared,
-    then no time gap is looked for). An empty `channels` means: as the messages come. Raises
+    then no time gap is looked for), `clock` the device's own counter (None: ticks, if there
+    are any, are kept and nothing is made of them). An empty `channels` means: as the messages
+    come. Raises
     ValueError for a step that is not 1 microsecond to 100 years, or a channel named twice.
     """
 
@@ -117,6 +146,7 @@ class StreamSpec:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     step_us: int | None = None
     channels: tuple[Channel, ...] = ()
+    clock: TickClock | None = None
 
     def __post_init__(self) -> None:
         if self.step_us is not None and not 1 <= self.step_us <= MAX_STEP_US:
@@ -132,7 +162,8 @@ class SessionInfo:
     """What a capture store knows of one session. Times are UTC; `ended` is None while running.
 
     `origin` names what was captured when that has a name of its own, such as
-    ``sha256:...`` of a replayed file.
+    ``sha256:...`` of a replayed file. `level` is the acknowledgement level that the session
+    was started with.
     """
 
     store_id: str
@@ -143,6 +174,7 @@ class SessionInfo:
     started: datetime
     ended: datetime | None = None
     origin: str | None = None
+    level: Level = "stored"
 
     @property
     def global_name(self) -> str:
@@ -222,6 +254,25 @@ class Chunk:
         for length in array("I", self.lengths):
             yield self.raw[position : position + length]
             position += length
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Messages of a stream that are known to be lost, from `first_seq` to `last_seq`.
+
+    Their numbers are not given to others. `at_us` is when that became known, in UTC
+    microseconds.
+    """
+
+    first_seq: int
+    last_seq: int
+    reason: str
+    at_us: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of messages."""
+        return self.last_seq - self.first_seq + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
+#: What runs the command line, whatever is on the PATH.
+PROGRAM = (sys.executable, "-c", "from keepline.cli import main; main()")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's variables, without settings of keepline, and with `variables`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("KEEPLINE_")}
+    return {**kept, "COLUMNS": "200", **variables}
+
 
 def keepline(
-    *arguments: str | Path, status: int = 0, cwd: Path | None = None, **variables: str
+    *arguments: str | Path,
+    status: int = 0,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run `keepline` and return what it printed; fails unless it ends with `status`."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("KEEPLINE_")}
     finished = subprocess.run(
-        [sys.executable, "-c", "from keepline.cli import main; main()", *map(str, arguments)],
+        [*PROGRAM, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env={**environment, "COLUMNS": "200", **variables},
+        input=stdin,
+        env=environment(**variables),
         timeout=300,
     )
     assert finished.returncode == status, finished.stdout + finished.stderr

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from keepline.capture.sqlite_store import SqliteCaptureStore
+from keepline.capture.archive.readings import ArchiveReader
+from keepline.capture.stores.sqlite import SqliteCaptureStore
 from keepline.query.module import ColumnInfo
 from keepline.query.modules.capture import CaptureModule
 from keepline.query.modules.memory import MemoryModule
+from keepline.query.modules.readings import ReadingsModule
 from keepline.query.modules.store import (
     archive_module,
     deliveries_module,
@@ -19,6 +21,7 @@ from keepline.query.modules.store import (
 )
 from keepline.store import Store
 from keepline.testing.query_modules import QueryModuleConformance
+from tests.archived import STORE_ID, SYSTEM, fill_readings
 from tests.query_host import laboratory
 from tests.query_live import fill_capture
 from tests.query_store import ANN, fill
@@ -32,6 +35,16 @@ def filled(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("filled") / "keepline.db"
     store = Store(f"sqlite:///{file}")
     fill(store)
+    store.close()
+    return file
+
+
+@pytest.fixture(scope="module")
+def filled_readings(tmp_path_factory) -> Path:
+    """A store with readings of every type, which the suite only reads."""
+    file = tmp_path_factory.mktemp("readings") / "keepline.db"
+    store = Store(f"sqlite:///{file}")
+    fill_readings(store)
     store.close()
     return file
 
@@ -93,6 +106,23 @@ class TestArchive(StoreModules):
 
 
 class TestArchiveOfAGroup(TestArchive):
+    def principal(self):
+        return ANN
+
+
+class TestReadings(QueryModuleConformance):
+    @pytest.fixture(autouse=True)
+    def opened(self, filled_readings) -> Iterator[None]:
+        store = Store(f"sqlite:///{filled_readings}")
+        self.archive = ArchiveReader(store, STORE_ID, principal=SYSTEM)
+        yield
+        store.close()
+
+    def module(self, folder):
+        return ReadingsModule("readings", self.archive)
+
+
+class TestReadingsOfAGroup(TestReadings):
     def principal(self):
         return ANN
 

@@ -93,7 +93,8 @@ def test_nothing_stored_is_lost_in_two_hundred_kills(archive: Archive) -> None:
 #: Archives a session again and again, clearing it in between, until it is killed.
 ARCHIVER = """
 import sys
-from keepline.capture import Archive, SqliteCaptureStore, archive as module
+from keepline.capture import Archive, SqliteCaptureStore
+from keepline.capture.archive import archive as module
 from keepline.store import Store
 
 folder, number = sys.argv[1:]

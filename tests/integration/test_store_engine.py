@@ -90,6 +90,43 @@ def test_a_busy_sqlite_is_one_clear_error(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_full_sqlite_is_one_clear_error_and_nothing_is_written(tmp_path: Path) -> None:
+    schema.migrate(store := Store(f"sqlite:///{tmp_path / 'x.db'}"))
+
+    def fill() -> None:
+        with store.write(ANN) as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")  # no fewer than it has
+            rows = [(0, b"1", "why"), (1, bytes(1_000_000), "why")]
+            quarantine.keep(connection, "p", "o", rows)
+
+    with pytest.raises(InstanceError, match="disk is full"):
+        fill()
+    with store.read() as connection:
+        assert list(quarantine.kept(connection)) == []
+    store.close()
+
+
+@pytest.mark.parametrize("at_commit", [False, True])
+def test_a_connection_that_is_cut_within_a_write_is_one_clear_error(
+    store: Store, at_commit: bool
+) -> None:
+    if store.dialect == "sqlite":
+        pytest.skip("SQLite has no connection that could be cut")
+
+    def write_and_be_cut_off() -> None:
+        with store.write(ANN) as connection:
+            number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            with around(store) as other:
+                other.execute(sa.text("SELECT pg_terminate_backend(:n, 10000)"), {"n": number})
+            if not at_commit:
+                quarantine.keep(connection, "p", "o", [(0, b"1", "why")])
+
+    with pytest.raises(InstanceError, match="the SQL store cannot be written"):
+        write_and_be_cut_off()
+    with store.write(ANN) as connection:
+        assert quarantine.keep(connection, "p", "o", [(0, b"1", "why")]) == 1
+
+
 def test_a_read_sees_one_state_and_writes_nothing(store: Store) -> None:
     with store.write(ANN) as connection:
         _put(connection, "a")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -15,7 +16,8 @@ from keepline.errors import InstanceError, SchemaBehindError, SchemaTooNewError
 from keepline.model import Principal
 from keepline.records.types import apply_type
 from keepline.store import Store, schema
-from keepline.store.tables import LOOKUP_ROWS
+from keepline.store.tables import LOOKUP_ROWS, capture
+from keepline.store.triggers import install
 from tests.stores import SPECIMEN, around
 
 _CATALOGUE = {
@@ -104,10 +106,66 @@ def test_two_migrations_at_once_make_one_schema(
         store.close()
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_the_first_schema_held_is_kept(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres_database")
+    store = Store(url)
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with store.maintenance() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        install(connection)
+        for statement in _OLD_ROWS:
+            connection.exec_driver_sql(statement)
+    schema.migrate(store)
+    with store.read() as connection:
+        (change,) = connection.execute(sa.select(capture.capture_session_change)).all()
+        (session,) = connection.execute(sa.select(capture.capture_session)).all()
+        (stream,) = connection.execute(sa.select(capture.stream)).all()
+    assert (change.id, change.session_name, change.reason) == (7, "capture:s:1", "began")
+    assert change.changed_at.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert (session.level, stream.messages, stream.lost, stream.clock) == ("stored", 5, 0, None)
+    with store.write(Principal.system()) as connection:
+        values = {"session_name": "x", "state": "running", "changed_at": change.changed_at}
+        made = connection.execute(
+            sa.insert(capture.capture_session_change)
+            .values(**values, who="ann", reason="new")
+            .returning(capture.capture_session_change.c.id)
+        ).scalar_one()
+        assert made > 7
+    store.close()
+
+
+_MIGRATIONS = Path(keepline.store.__file__).parent / "migrations"
+
+#: A session as the first schema has it.
+_OLD_ROWS = (
+    "INSERT INTO instrument (name, tz, comment) VALUES ('bench', 'UTC', '')",
+    (
+        "INSERT INTO capture_session (id, store_id, number, global_name, instrument, user_name,"
+        " state, started_at) VALUES (3, 's', 1, 'capture:s:1', 'bench', 'ann', 'running',"
+        " '2026-01-01 00:00:00+00:00')"
+    ),
+    (
+        "INSERT INTO capture_session_change (id, session_id, state, changed_at, who, reason) VALUES"
+        " (7, 3, 'running', '2026-01-01 00:00:00.000000+00:00', 'ann', 'began')"
+    ),
+    (
+        "INSERT INTO stream (session_id, source, decoder, options, messages, readings, quarantined)"
+        " VALUES (3, 'main', 'json', '{}', 5, 5, 0)"
+    ),
+    "INSERT INTO channel (session_id, source, name, dtype) VALUES (3, 'main', 'a', 'float64')",
+)
+
+
 def test_the_newest_revision_is_known() -> None:
     config = Config()
-    folder = Path(keepline.store.__file__).parent / "migrations"
-    config.set_main_option("script_location", str(folder))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     script = ScriptDirectory.from_config(config)
     assert script.get_heads() == [schema.REVISIONS[-1]]
     assert [each.revision for each in script.walk_revisions()] == list(reversed(schema.REVISIONS))
@@ -127,7 +185,7 @@ def test_a_newer_schema_is_refused_and_left_alone(store: Store) -> None:
 
 def test_an_older_schema_asks_to_be_migrated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     schema.check(store)
-    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     with pytest.raises(SchemaBehindError, match="keepline migrate"):
         schema.check(store)
 
@@ -158,9 +216,12 @@ def _sqlite(folder: Path, make: Callable[[Store], None]) -> dict[tuple[str, str]
 
 
 def _parts(sql: str) -> list[str]:
-    """Split a table's definition at its outer commas: constraints come in any order."""
+    """Split a table's definition at its outer commas: constraints come in any order.
+
+    SQLite puts a name in quotes when a migration gave it to the table.
+    """
     parts, depth = [""], 0
-    for letter in " ".join(sql.split()):
+    for letter in " ".join(sql.replace('"', "").split()):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if letter == "," and depth == 1:
             parts.append("")

@@ -260,8 +260,8 @@ _ROWS = {
         "reason) VALUES (1, 's', 'ERROR', '2024-01-01', 'w', 'h', 'r')"
     ),
     "capture_session_change": (
-        "INSERT INTO capture_session_change (id, session_id, state, changed_at, who, reason) "
-        "VALUES (1, 1, 'empty', '2024-01-01', 'w', 'r')"
+        "INSERT INTO capture_session_change (id, session_name, state, changed_at, who, reason) "
+        "VALUES (1, 'g', 'empty', '2024-01-01', 'w', 'r')"
     ),
     "change_feed": (
         "INSERT INTO change_feed (id, record_type, record_key, revision, op, txid, changed_at) "
@@ -272,7 +272,7 @@ _ROWS = {
 
 _CAPTURE_SESSION = (
     "INSERT INTO capture_session (id, store_id, number, global_name, instrument, user_name, "
-    "state, started_at) VALUES (1, 'x', 1, 'g', 'i', 'u', 'empty', '2024-01-01')"
+    "state, started_at, level) VALUES (1, 'x', 1, 'g', 'i', 'u', 'empty', '2024-01-01', 'stored')"
 )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
-from keepline import get_sessions_to_build, init_instance, open_instance
-from keepline.app.instance import migrate_instance
+from keepline import CaptureServer, get_sessions_to_build, init_instance, open_instance
+from keepline.app.instance import Instance, migrate_instance
 from keepline.errors import ConfigError, InstanceError, NoInstanceError
+from keepline.model import Instrument
+from keepline.sessions import add_instrument
 from keepline.store.current import using
 
 
@@ -112,5 +115,34 @@ def test_a_plug_in_module_that_fails_leaves_the_others(
 
     monkeypatch.setattr(modules, "archive", broken)
     with init_instance(tmp_path / "one") as instance:
-        assert sorted(instance.modules) == ["capture", "deliveries", "records", "sessions"]
+        others = ["capture", "deliveries", "readings", "records", "sessions"]
+        assert sorted(instance.modules) == others
     assert "'archive' cannot be made" in caplog.text
+
+
+def record_one(instance: Instance) -> int:
+    """Record and archive a session of one message; return its number."""
+    with CaptureServer(instance.capture_store, "bench") as server:
+        number = server.start_session()
+        server.queue(b'{"a": 1}')
+    instance.archive.archive_session(number)
+    return number
+
+
+def test_capture_store_older_than_the_archive_gives_no_number_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "one"
+    with init_instance(folder) as instance:
+        add_instrument(Instrument("bench"), instance=instance)
+        assert record_one(instance) == 1
+    shutil.copy(folder / "capture.db", tmp_path / "copy.db")
+    with open_instance(folder) as instance:
+        epoch = instance.capture_store.epoch
+        assert [record_one(instance), record_one(instance)] == [2, 3]
+    shutil.move(tmp_path / "copy.db", folder / "capture.db")
+    shutil.rmtree(folder / "capture.db-locks")  # which would have told as well
+    with open_instance(folder) as instance:
+        assert instance.capture_store.epoch != epoch
+        assert record_one(instance) == 4
+    assert "older than the archive" in caplog.text

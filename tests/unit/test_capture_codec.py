@@ -1,21 +1,21 @@
-"""Decoders, blocks and gaps: what goes in comes out, and bad input is named."""
+"""Blocks and raw messages: what goes in comes out, and damage is noticed."""
 
-import itertools
 import json
 import math
-import tracemalloc
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from keepline.capture import blocks
-from keepline.capture.decoders import CsvDecoder, JsonDecoder
-from keepline.capture.gaps import Gap, find_gaps
+from keepline.capture.archive import blocks
+from keepline.capture.archive.pieces import Run
+from keepline.capture.archive.raw import RAW_CODEC, decode_raw, encode_raw
 from keepline.errors import CaptureError
-from keepline.model import Channel, StreamSpec
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 DECIMALS = st.integers(-(10**9), 10**9).map(lambda n: n / 1000)
@@ -85,173 +85,181 @@ def test_block_of_an_unknown_codec_is_refused() -> None:
         blocks.decode(b"", "kl9")
 
 
-def test_json_values() -> None:
-    decoder = JsonDecoder(StreamSpec(), {})
-    decoded = decoder.decode(
-        [b'{"a": 1, "b": true, "c": "x"}', b'{"a": null, "d": -0.5}', b"{}", b'{"a": NaN}']
+def masked(values: list[int | None], dtype: type) -> np.ma.MaskedArray:
+    """Return a column in which None is missing."""
+    mask = [value is None for value in values]
+    return np.ma.MaskedArray([value or 0 for value in values], mask=mask, dtype=dtype)
+
+
+@given(
+    st.lists(
+        st.tuples(INT64, INT64, st.none() | INT64, st.booleans(), st.none() | st.booleans()),
+        min_size=1,
+        max_size=50,
     )
-    assert (decoded.good, decoded.rejected) == (4, [])
-    assert_array_equal(decoded.columns["a"], [1, np.nan, np.nan, np.nan])
-    assert_array_equal(decoded.columns["b"], [1, np.nan, np.nan, np.nan])
-    assert decoded.columns["c"] == ["x", None, None, None]
-    assert_array_equal(decoded.columns["d"], [np.nan, -0.5, np.nan, np.nan])
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (b"", "not JSON"),
-        (b'{"a": 1', "not JSON"),
-        (b'{"a": 1}{"a": 2}', "not JSON"),
-        (b'{"a": 1},{"a": 2}', "not JSON"),
-        (b"[1]", "not a JSON object"),
-        (b'{"a": \xff}', "not UTF-8 from byte 6"),
-        (b'{"a": "text"}', "a is float64 in this stream"),
-        (b'{"t": 1}', "t is text in this stream"),
-        (b'{"a": [1]}', "a is neither"),
-        (b'{"a": {"b": 1}}', "a is neither"),
-        (b'{"a": 9007199254740993}', "too large"),
-        (b'{"a": 1' + b"0" * 400 + b"}", "too large"),
-        (b'{"": 1}', "cannot name a channel"),
-        (b'{"x\\u0000": 1}', "cannot name a channel"),
-        (b'{"\\ud800": 1}', "cannot name a channel"),
-        (b"[" * 100_000, "nested too deeply"),
-    ],
 )
-def test_bad_json_is_rejected_whole_and_its_neighbours_kept(bad: bytes, reason: str) -> None:
-    decoder = JsonDecoder(StreamSpec(), {"t": "text"})
-    decoded = decoder.decode([b'{"a": 1}', bad, b'{"a": 2, "t": "y"}'])
-    ((index, raw, why),) = decoded.rejected
-    assert (index, raw) == (1, bad)
-    assert reason in why
-    assert_array_equal(decoded.columns["a"], [1, 2])
-    assert decoded.columns["t"] == [None, "y"]
+def test_typed_columns_and_ticks_come_back_exactly(rows: list[tuple[Any, ...]]) -> None:
+    whole, ticks, sparse, truths, sparse_truths = map(list, zip(*rows, strict=True))
+    columns = {
+        "whole": np.array(whole, np.int64),
+        "sparse": masked(sparse, np.int64),
+        "truths": np.array(truths, np.bool_),
+        "sparse truths": masked(sparse_truths, np.bool_),
+    }
+    block = blocks.Block(np.arange(len(rows)), np.arange(len(rows)), columns, np.array(ticks))
+    again = blocks.decode(blocks.encode(block))
+    assert again.ticks is not None
+    assert_array_equal(again.ticks, ticks)
+    for name, column in columns.items():
+        found = again.columns[name]
+        assert found.dtype == column.dtype
+        assert found.tolist() == column.tolist()
 
 
-def test_type_of_a_channel_is_the_first_one_met() -> None:
-    decoder = JsonDecoder(StreamSpec(), {})
-    assert decoder.decode([b'{"a": null}', b'{"a": "x"}', b'{"a": 1}']).rejected[0][0] == 2
-    assert decoder.decode([b'{"a": 1}']).rejected[0][0] == 0
-    assert decoder.decode([b'{"a": "y"}']).columns == {"a": ["y"]}
-    declared = StreamSpec(channels=(Channel("a", "text"),))
-    assert JsonDecoder(declared, {}).decode([b'{"a": 1}']).good == 0
-
-
-JSON_VALUES = (
-    st.none()
-    | st.booleans()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.integers(-(2**60), 2**60)
-    | st.text(max_size=3)
-    | st.just([])
-)
-
-
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), JSON_VALUES, max_size=3), max_size=12))
-def test_json_in_one_call_or_singly_is_the_same(rows: list[dict[str, object]]) -> None:
-    messages = [json.dumps(row).encode() for row in rows]
-    together = JsonDecoder(StreamSpec(), {}).decode(messages)
-    decoder = JsonDecoder(StreamSpec(), {})
-    singly = [decoder.decode([message]) for message in messages]
-    assert [r[0] for r in together.rejected] == [
-        index for index, each in enumerate(singly) if each.rejected
+def test_many_blocks_at_once_are_encoded_as_singly() -> None:
+    random = np.random.default_rng(3)
+    many = [
+        blocks.Block(
+            np.arange(n),
+            np.arange(n),
+            {
+                "f4": random.normal(size=n).astype(np.float32).astype(float),
+                "f8": random.normal(size=n),
+                "decimal": np.round(random.normal(size=n), 3),
+                "whole": random.integers(0, 1 << 40, n),
+                "text": ["x"] * n,
+            },
+        )
+        for n in (5, 7, 5)
     ]
-    assert together.good + len(together.rejected) == len(messages)
-    kept = [each for each in singly if not each.rejected]
-    for name, column in together.columns.items():
-        parts = [each.columns.get(name, [None])[0] for each in kept]
-        if isinstance(column, list):
-            assert column == parts
-        else:
-            assert_array_equal(column, np.array(parts, dtype=float))
+    assert blocks.encode_many(many) == [blocks.encode(each) for each in many]
 
 
-CSV = StreamSpec(
-    decoder="csv",
-    options={"columns": ["time", "a", "note"], "delimiter": ";"},
-    channels=(Channel("a"), Channel("note", "text")),
-)
+def test_few_odd_values_do_not_make_decimals_long() -> None:
+    values = np.round(np.random.default_rng(1).normal(20, 0.1, 1_000), 2)
+    times = np.arange(1_000)
+    plain = len(blocks.encode(blocks.Block(times, times, {"x": values})))
+    values[[3, 500]] = -0.0, math.inf
+    odd = blocks.Block(times, times, {"x": values})
+    payload = blocks.encode(odd)
+    assert bits(blocks.decode(payload).columns["x"]) == bits(values)
+    assert len(payload) < plain + 100
 
 
-def test_csv_values() -> None:
-    decoded = CsvDecoder(CSV, {}).decode(
-        [b"t;1.5;x", b"t;;", b"t; 2e3 ;7", b'"t";nan;"a;b ""c"""', b"t;-inf;\xc3\xbc"]
+def test_float32_values_take_half_of_a_float64() -> None:
+    values = np.random.default_rng(1).normal(size=10_000)
+    times = np.arange(10_000)
+    sizes = [
+        len(blocks.encode(blocks.Block(times, times, {"x": each})))
+        for each in (values, values.astype(np.float32).astype(float))
+    ]
+    assert sizes[1] < 0.55 * sizes[0]
+
+
+def test_one_channel_is_read_though_the_others_are_damaged() -> None:
+    times = np.arange(1_000)
+    columns = {"a": np.random.default_rng(1).normal(size=1_000), "b": times * 1.5}
+    payload = bytearray(blocks.encode(blocks.Block(times, times, columns)))
+    payload[len(payload) // 2] ^= 255  # within "a", which is by far the longest
+    assert_array_equal(blocks.decode(bytes(payload), channel="b").columns["b"], columns["b"])
+    with pytest.raises(CaptureError, match="damaged"):
+        blocks.decode(bytes(payload), channel="a")
+
+
+@pytest.mark.parametrize("codec", ["kl1", "kl2", RAW_CODEC])
+def test_damaged_payload_is_one_error_of_one_line(codec: str) -> None:
+    random = np.random.default_rng(1)
+    times = np.arange(60) * 1_000
+    block = blocks.Block(times, np.arange(60), {"x": random.normal(size=60), "t": ["é"] * 60})
+    payload = blocks.encode(block)
+    run = Run(0, random.bytes(600), np.full(60, 10, np.uint32), times + 1, None)
+    whole = {"kl1": KL1, "kl2": payload, RAW_CODEC: encode_raw(run, block)}[codec]
+
+    def decoded(data: bytes) -> object:
+        if codec == RAW_CODEC:
+            return decode_raw(data, codec, payload, "kl2")
+        return blocks.decode(data, codec)
+
+    decoded(whole)
+    changed = [bytes(whole[:cut]) for cut in range(0, len(whole), 7)]
+    for place in range(0, len(whole), 3):
+        data = bytearray(whole)
+        data[place] ^= int(random.integers(1, 256))
+        changed.append(bytes(data))
+    for data in changed:
+        with pytest.raises(CaptureError, match="damaged") as caught:
+            decoded(data)
+        assert "\n" not in str(caught.value)
+
+
+def test_payload_that_unpacks_to_too_much_is_refused() -> None:
+    times = np.arange(3)
+    whole = blocks.encode(blocks.Block(times, times, {"t": ["x"] * 3}))
+    size = int.from_bytes(whole[:4], "little")
+    header = json.loads(zstandard.decompress(whole[4 : 4 + size]))
+    bomb = zstandard.compress(bytes(1 << 24))
+    for change in ({"bytes": 1 << 40}, {"bytes": 1 << 24, "packed": len(bomb)}):
+        header["sections"][-1].update(change)
+        head = zstandard.compress(json.dumps(header).encode())
+        made = len(head).to_bytes(4, "little") + head + bomb
+        with pytest.raises(CaptureError, match="damaged"):
+            blocks.decode(made)
+
+
+#: What the first keepline wrote for times 1000, 2000, seqs 0, 1, x = 1.5 and missing, t = a.
+KL1 = zlib.compress(
+    (
+        head := json.dumps(
+            {
+                "n": 2,
+                "sections": [
+                    {"size": 16},
+                    {"size": 16},
+                    {"name": "x", "as": "decimal", "digits": 1, "mask": 1, "size": 9},
+                    {"name": "t", "as": "text", "size": 11},
+                ],
+            }
+        ).encode()
     )
-    assert decoded.rejected == []
-    assert_array_equal(decoded.columns["a"], [1.5, np.nan, 2000, np.nan, -np.inf])
-    assert decoded.columns["note"] == ["x", None, "7", 'a;b "c"', "ü"]
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (b"t;1", "2 fields instead of 3"),
-        (b"t;1;x;y", "4 fields instead of 3"),
-        (b"t;one;x", "a is not a number"),
-        (b"t;1_000;x", "a is not a number"),
-        (b"t;0x10;x", "a is not a number"),
-        (b"t;1;\xff", "not UTF-8 from byte 4"),
-        (b"t;1;a\0b", "NUL"),
-        (b't;1;"open', "not a line of CSV"),
-        (b"", "1 fields instead of 3"),
-    ],
+    and b"".join(
+        (
+            len(head).to_bytes(4, "little"),
+            head,
+            np.array([2000, 2000], "<u8").view(np.uint8).reshape(2, 8).T.tobytes(),
+            np.array([0, 2], "<u8").view(np.uint8).reshape(2, 8).T.tobytes(),
+            bytes([0b0100_0000]) + (30).to_bytes(8, "little"),
+            b'["a", null]',
+        )
+    )
 )
-def test_bad_csv_is_rejected_whole_and_its_neighbours_kept(bad: bytes, reason: str) -> None:
-    decoded = CsvDecoder(CSV, {}).decode([b"t;1;x", bad, b"t;2;y"])
-    ((index, raw, why),) = decoded.rejected
-    assert (index, raw) == (1, bad)
-    assert reason in why
-    assert_array_equal(decoded.columns["a"], [1, 2])
 
 
-@given(st.lists(st.floats() | DECIMALS, min_size=1))
-def test_csv_numbers_are_those_that_float_reads(values: list[float]) -> None:
-    lines = [f"t;{value!r};".encode() for value in values]
-    column = CsvDecoder(CSV, {}).decode(lines).columns["a"]
-    assert_array_equal(column, values)
+def test_blocks_of_the_first_codec_are_read() -> None:
+    block = blocks.decode(KL1, "kl1")
+    assert (block.times_us.tolist(), block.seqs.tolist()) == ([1000, 2000], [0, 1])
+    assert_array_equal(block.columns["x"], [1.5, np.nan])
+    assert block.columns["t"] == ["a", None]
+    assert list(blocks.decode(KL1, "kl1", channel="t").columns) == ["t"]
 
 
-def test_csv_numbers_may_have_any_digits_and_spaces_that_float_reads() -> None:
-    lines = [f"t;{text};".encode() for text in ("١٢", "\u20031.5", "\uff11e1", "1\u2003", " ")]
-    decoded = CsvDecoder(CSV, {}).decode(lines)
-    assert decoded.rejected == []
-    assert_array_equal(decoded.columns["a"], [12, 1.5, 10, 1, np.nan])
-
-
-@pytest.mark.parametrize("other", [b"t;1;", b"t;;"])
-def test_one_long_field_of_csv_does_not_cost_memory_in_every_row(other: bytes) -> None:
-    lines = [other] * 999 + [b"t;" + b"0" * 100_000 + b"1;"]
-    decoder = CsvDecoder(CSV, {})
-    tracemalloc.start()
-    try:
-        column = decoder.decode(lines).columns["a"]
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert column[-1] == 1
-    assert peak < 20 * sum(map(len, lines))
-
-
-def test_gaps_are_found_across_borders() -> None:
-    times = np.array([100, 110, 125, 141, 141, 130], dtype=np.int64)
-    within = [
-        Gap("time", 9, 125, 141),
-        Gap("disorder", 10, 141, 141),
-        Gap("disorder", 11, 141, 130),
-    ]
-    assert find_gaps(7, times, None, 10) == within
-    assert find_gaps(7, times, 85, 10) == within  # 15 is not over 1.5 times 10
-    assert find_gaps(7, times, 84, 10) == [Gap("time", 6, 84, 100), *within]
-    assert find_gaps(7, times, 100, None) == [Gap("disorder", 6, 100, 100), *within[1:]]
-
-
-@given(st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=40), st.integers(1, 40))
-def test_gaps_do_not_depend_on_where_blocks_end(steps: list[int], size: int) -> None:
-    times = np.cumsum(np.array(steps, dtype=np.int64))
-    whole = find_gaps(0, times, None, 1000)
-    parts, previous = [], None
-    for start in range(0, len(times), size):
-        parts += find_gaps(start, times[start : start + size], previous, 1000)
-        previous = int(times[start : start + size][-1])
-    assert parts == whole
-    assert len(whole) == sum(1 for a, b in itertools.pairwise(times) if b - a <= 0 or b - a > 1500)
+@given(
+    st.lists(st.binary(max_size=20), min_size=1, max_size=30) | st.just([b"12345678"] * 40),
+    st.booleans(),
+    st.booleans(),
+)
+def test_raw_messages_come_back_exactly(
+    messages: list[bytes], ticked: bool, as_in_the_block: bool
+) -> None:
+    n = len(messages)
+    times, ticks = np.arange(n) * 7 + 1, np.arange(n) * 20 if ticked else None
+    lengths = np.array(list(map(len, messages)), np.uint32)
+    run = Run(5, b"".join(messages), lengths, times, ticks, ((5, -3), (6, 10**15)))
+    kept = times if as_in_the_block else times[1:]
+    block = blocks.Block(kept, kept, {}, None if ticks is None else ticks[n - len(kept) :])
+    again = decode_raw(encode_raw(run, block), RAW_CODEC, blocks.encode(block), blocks.CODEC)
+    assert again.messages() == messages
+    assert (again.first_seq, again.marks) == (run.first_seq, run.marks)
+    assert_array_equal(again.times_us, times)
+    assert (again.ticks is None) == (ticks is None)
+    if ticks is not None:
+        assert_array_equal(again.ticks, ticks)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from keepline.capture import Archive, ReplayResult, SqliteCaptureStore, recover, replay_csv
-from keepline.capture.localtime import LocalClock, zone
+from keepline.capture.decoders.localtime import LocalClock, zone
 from keepline.errors import (
     AlreadyCapturedError,
     DecodeError,

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from keepline.capture import CaptureServer, SqliteCaptureStore, recording, recover, sqlite_store
+from keepline.capture import CaptureServer, SqliteCaptureStore, recording, recover
 from keepline.capture.chunking import cut
-from keepline.capture.sqlite_writer import SqliteStreamWriter
 from keepline.capture.store import Appended
+from keepline.capture.stores import sqlite as sqlite_store
+from keepline.capture.stores.sqlite_writer import SqliteStreamWriter
 from keepline.errors import (
     CaptureError,
     CaptureTimeoutError,
@@ -26,6 +27,7 @@ from keepline.errors import (
     NoSessionError,
     SessionClosedError,
     StreamLockedError,
+    TrimmedError,
     UnsupportedLevelError,
 )
 from keepline.model import Chunk, to_us
@@ -264,6 +266,108 @@ def test_stop_while_others_queue_loses_no_acknowledged_message(store: SqliteCapt
         assert everything == dict(enumerate(stored))
 
 
+def test_many_are_taken_as_one(store: SqliteCaptureStore) -> None:
+    with CaptureServer(store, "bench", linger_s=0.001, max_pending=5_000) as server:
+        assert server.queue_many([b"early"]) is None
+        number = server.start_session()
+        assert server.queue_many([]) == -1
+        assert server.queue_many([b"a", "b"], at_us=5) == 1
+        assert server.queue_many([]) == 1
+
+        def produce(who: int) -> list[int | None]:
+            return [server.queue_many([b"%d" % who] * 7) for _ in range(300)]
+
+        with ThreadPoolExecutor(5) as pool:
+            lone = pool.submit(lambda: [server.queue(b"lone") for _ in range(3_000)])
+            lasts = list(pool.map(produce, range(4)))
+            alone = lone.result()
+        server.queue_many([b"more than max_pending"] * 6_000)
+        stored = server.get_all_from_session(number)
+        assert next(store.chunks(number, "main")).times()[:2].tolist() == [5, 5]
+    assert stored[:2] == [b"a", b"b"]
+    assert len(stored) == 2 + 3_000 + 4 * 300 * 7 + 6_000
+    for who, part in enumerate(lasts):
+        for last in part:
+            assert last is not None
+            assert stored[last - 6 : last + 1] == [b"%d" % who] * 7
+    assert all(seq is not None and stored[seq] == b"lone" for seq in alone)
+
+
+def test_many_are_refused_as_one(server: CaptureServer) -> None:
+    number = server.start_session()
+    with pytest.raises(MessageTooLargeError):
+        server.queue_many([b"a", bytes(16 * 1024 * 1024 + 1)])
+    with pytest.raises(TypeError, match="int"):
+        server.queue_many([b"a", 5])  # type: ignore[list-item] # wrong on purpose
+    with pytest.raises(ValueError, match="microseconds"):
+        server.queue_many([b"a"], at_us=2**62)
+    assert server.get_all_from_session(number) == []
+
+
+def test_room_says_what_does_not_block(store: SqliteCaptureStore, disk: FaultyDisk) -> None:
+    with CaptureServer(store, "bench", linger_s=0.001, max_pending=50) as server:
+        assert server.room == 50
+        server.start_session()
+        disk.go.clear()
+        server.queue_many([b"a"] * 30)
+        assert server.room == 20
+        server.queue_many([b"a"] * server.room)
+        assert server.room == 0
+        disk.go.set()
+        server.wait(49, timeout_s=10)
+        assert server.room == 50
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_request_to_stop_is_seen_and_loses_nothing(
+    store: SqliteCaptureStore, tmp_path: Path, idle: bool
+) -> None:
+    with CaptureServer(store, "bench", linger_s=0.01) as server:
+        assert not server.stop_requested
+        number = server.start_session()
+        server.queue(b"0")
+        with SqliteCaptureStore(tmp_path / "capture.db") as other:
+            other.request_stop(number)
+        n = 1
+        deadline = time.monotonic() + 10
+        while not server.stop_requested:
+            assert time.monotonic() < deadline
+            if not idle:
+                server.queue(b"%d" % n)
+                n += 1
+            time.sleep(0.005)
+        assert server.stop_session().state == "complete"
+        assert not server.stop_requested
+        assert server.get_all_from_session(number) == [b"%d" % index for index in range(n)]
+        server.start_session()
+        time.sleep(1.5)
+        assert not server.stop_requested
+
+
+def test_trimmed_messages_are_told_and_not_left_out(
+    server: CaptureServer, store: SqliteCaptureStore
+) -> None:
+    number = server.start_session()
+    for begin in (0, 20):
+        server.queue_many([b"%d" % n for n in range(begin, begin + 20)])
+        server.wait(begin + 19)
+    store.mark_archived(number, "main", 19)
+    assert store.trim(number, "main", 19) == 20
+    with pytest.raises(TrimmedError, match="up to 19"):
+        server.get_all_from_session(number)
+    assert server.get_ten_from_session(number) == [b"%d" % n for n in range(30, 40)]
+    server.stop_session()
+    store.mark_archived(number, "main", 39)
+    store.trim(number, "main", 39)
+    with pytest.raises(TrimmedError, match="up to 39"):
+        server.get_ten_from_session(number)
+    with pytest.raises(TrimmedError):
+        server.get_latest_from_session(number)
+    assert server.build_client_session_list()[0][3] == 40
+    empty = server.start_session()
+    assert server.get_latest_from_session(empty) is None
+
+
 def test_wait_returns_once_stored(server: CaptureServer, store: SqliteCaptureStore) -> None:
     number = server.start_session()
     assert server.acknowledged() == -1
@@ -286,22 +390,32 @@ def test_wait_for_the_archive(server: CaptureServer, store: SqliteCaptureStore) 
     assert server.acknowledged("archived") == 0
 
 
-def test_level_that_the_store_does_not_keep_is_refused(tmp_path: Path) -> None:
-    with SqliteCaptureStore(tmp_path / "a.db") as store, CaptureServer(store, "x") as server:
+def test_level_that_a_session_does_not_keep_is_refused(store: SqliteCaptureStore) -> None:
+    with CaptureServer(store, "x") as server:
         server.start_session()
         server.queue(b"a")
-        with pytest.raises(UnsupportedLevelError, match="fsynced"):
-            server.wait(0, "fsynced")
-    with (
-        SqliteCaptureStore(tmp_path / "b.db", level="fsynced") as store,
-        CaptureServer(store, "x") as server,
-    ):
-        server.start_session()
+        for ask in (lambda: server.wait(0, "fsynced"), lambda: server.acknowledged("fsynced")):
+            with pytest.raises(UnsupportedLevelError, match="stored"):
+                ask()
+
+
+def test_level_is_chosen_per_session_and_is_the_default(store: SqliteCaptureStore) -> None:
+    with CaptureServer(store, "x") as server:
+        for level in ("stored", "fsynced"):
+            number = server.start_session(level=level)  # type: ignore[arg-type] # both are
+            assert store.session(number).level == level
+            assert server.queue(b"a") == 0
+            server.wait(0, timeout_s=10)
+            assert server.acknowledged() == server.acknowledged(level) == 0  # type: ignore[arg-type]
+            server.stop_session()
+        number = server.start_session(level="archived")
         server.queue(b"a")
-        server.wait(0, "fsynced")
-        assert server.acknowledged("fsynced") == 0
-    with pytest.raises(UnsupportedLevelError):
-        SqliteCaptureStore(tmp_path / "c.db", level="archived")  # type: ignore[arg-type] # wrong on purpose
+        with pytest.raises(CaptureTimeoutError):
+            server.wait(0, timeout_s=0.1)
+        assert server.acknowledged() == -1
+        store.mark_archived(number, "main", 0)
+        server.wait(0, timeout_s=10)
+        assert server.acknowledged() == 0
 
 
 def test_lone_message_is_stored_within_linger(store: SqliteCaptureStore) -> None:
@@ -370,7 +484,7 @@ def test_failure_before_the_write_surfaces_and_loses_nothing(
     store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> Iterator[Chunk]:
-        yield from cut([b"half", 0], 0, {})
+        yield from cut([(b"half", 0)], 0, {})
         raise MemoryError("too little memory")
 
     with CaptureServer(store, "bench", linger_s=0.001) as server:
@@ -603,6 +717,72 @@ def test_delete_and_flush(server: CaptureServer) -> None:
     server.stop_session()
     server.flush()
     assert server.available_sessions() == []
+
+
+def test_original_restart_appended_to_the_closed_session(
+    store: SqliteCaptureStore,
+) -> None:
+    """After a stop and a restart, `queue` of the original wrote into the session before."""
+    server = CaptureServer(store, "bench", linger_s=0.001)
+    first = server.start_session()
+    server.queue(b"a")
+    server.stop_session()
+    again = CaptureServer(store, "bench", linger_s=0.001)
+    assert again.queue(b"nowhere") is None
+    assert server.queue(b"nowhere") is None
+    assert again.get_all_from_session(first) == [b"a"]
+    with pytest.raises(SessionClosedError):
+        store.open_writer(first, "main")
+
+
+def test_original_gave_concurrent_starts_the_same_number(store: SqliteCaptureStore) -> None:
+    """400 concurrent starts gave 190 numbers; test_capture_starts.py has several processes."""
+    servers = [CaptureServer(store, "bench") for _ in range(40)]
+    with ThreadPoolExecutor(20) as pool:
+        numbers = list(pool.map(lambda server: server.start_session(), servers))
+    assert len(set(numbers)) == 40
+    for server in servers:
+        server.close()
+
+
+def test_original_gave_latest_to_the_first_client_only(server: CaptureServer) -> None:
+    """A second client got an empty string."""
+    number = server.start_session()
+    server.queue(b"a")
+    with ThreadPoolExecutor(4) as pool:
+        latest = list(pool.map(server.get_latest_from_session, [number] * 8))
+    assert latest == [b"a"] * 8
+
+
+def test_original_recreated_the_running_session_that_was_deleted(
+    server: CaptureServer, store: SqliteCaptureStore
+) -> None:
+    """Deleting the running session left an orphan of what came in afterwards."""
+    number = server.start_session()
+    server.queue(b"a")
+    with pytest.raises(CaptureError, match="stop it before"):
+        server.delete_session(number)
+    server.queue(b"b")
+    server.stop_session()
+    server.delete_session(number)
+    assert server.queue(b"c") is None
+    assert store.sessions() == []
+
+
+def test_original_cut_live_time_to_seconds(
+    server: CaptureServer, store: SqliteCaptureStore
+) -> None:
+    """Times of messages were whole seconds."""
+    number = server.start_session()
+    before = time.time_ns() // 1000
+    for _ in range(100):
+        server.queue(b"a")
+    server.stop_session()
+    after = time.time_ns() // 1000
+    times = [at_us for chunk in store.chunks(number, "main") for at_us in chunk.times()]
+    assert before <= times[0] <= times[-1] <= after
+    assert times == sorted(times)
+    assert len({at_us % 1_000_000 for at_us in times}) > 1
 
 
 def test_file_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -5,24 +5,31 @@ Opening connects nothing and loads no part before it is used.
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import sqlalchemy as sa
+
 from keepline import config
 from keepline.config import Settings
-from keepline.errors import InstanceError
+from keepline.errors import CaptureWriteError, InstanceError
 from keepline.model import Principal
 from keepline.store import Store, current, plugins, schema
+from keepline.store.tables import capture as archived
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keepline.capture.archive import Archive
+    from keepline.capture.archive.archive import Archive
+    from keepline.capture.spool import Spool
     from keepline.capture.store import CaptureStore
     from keepline.query.module import Module
+
+_log = logging.getLogger(__name__)
 
 _TEMPLATE = """\
 # One keepline instance. Everything here can be overridden by the environment:
@@ -34,9 +41,16 @@ url = "sqlite:///keepline.db"
 
 [capture]
 # Live readings, until they are archived. level: "stored" survives a kill of the process,
-# "fsynced" also a loss of power.
+# "fsynced" also a loss of power. store = "redis" takes a url instead of the path.
 path = "capture.db"
 level = "stored"
+
+# What `keepline capture start` and `keepline ingest` record. Take the # away to make a stream.
+# [streams.bench]
+# instrument = "bench"
+# decoder = "json"
+# step_s = 1.0
+# channels = [{ name = "pressure", unit = "bar" }]
 
 # Who gets the records. Take the # away to make a recipient.
 # [recipients.ledger]
@@ -93,14 +107,44 @@ class Instance:
         """Return the store of live readings."""
         kind = plugins.load("capture_stores", self.settings.capture.store)
         store: CaptureStore = kind.configured(self.settings.capture, folder=self.folder)
+        try:
+            self._renew_if_behind(store)
+        except CaptureWriteError as error:
+            _log.debug("%s", error)  # it may be out of reach; whoever needs it will say so
         return store
+
+    @cached_property
+    def spool(self) -> Spool | None:
+        """Return where recorders keep messages while the capture store is out of reach."""
+        from keepline.capture.spool import Spool
+
+        settings = self.settings.capture.spool
+        return None if settings is None else Spool.configured(settings, folder=self.folder)
 
     @cached_property
     def archive(self) -> Archive:
         """Return the archive of readings."""
-        from keepline.capture.archive import Archive
+        from keepline.capture.archive.archive import Archive
 
-        return Archive(self.store, self.capture_store)
+        return Archive(self.store, self.capture_store, trim=self.settings.capture.trim)
+
+    def _renew_if_behind(self, store: CaptureStore) -> None:
+        """Begin a new epoch of a capture store that the archive has later sessions of.
+
+        It was restored from an old copy, and would give their numbers out again.
+        """
+        session = archived.capture_session.c
+        with self.store.read() as connection:
+            highest = connection.execute(
+                sa.select(sa.func.max(session.number)).where(session.store_id == store.store_id)
+            ).scalar()
+        if highest is not None and highest > store.last_number:
+            store.renew(highest)
+            _log.warning(
+                "the capture store is older than the archive, which knows its session %d: "
+                "a new epoch begins after that number",
+                highest,
+            )
 
     @cached_property
     def modules(self) -> Mapping[str, Module]:
@@ -120,6 +164,8 @@ class Instance:
         """Close every connection; the instance is no longer current."""
         if current.default() is self:
             current.set_default(None)
+        if self.__dict__.get("spool") is not None:
+            self.__dict__["spool"].close()
         if "capture_store" in self.__dict__:
             self.capture_store.close()
         self.store.close()

@@ -10,8 +10,10 @@ import logging
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
+from keepline.model import Principal
 from keepline.query.modules import store as of_store
 from keepline.query.modules.capture import CaptureModule
+from keepline.query.modules.readings import ReadingsModule
 from keepline.sessions import list_instruments
 from keepline.store.current import Current
 
@@ -60,8 +62,18 @@ def capture(instance: Parts) -> Module:
 
 
 def archive(instance: Parts) -> Module:
-    """Return the archive's sessions, channels, block statistics and gaps."""
+    """Return the archive's sessions, channels, block statistics, gaps and small tables."""
     return of_store.archive_module(instance.store)
+
+
+def readings(instance: Parts) -> Module:
+    """Return the archived readings themselves, of every capture store there ever was."""
+    from keepline.capture.archive.readings import ArchiveReader
+
+    # Not the instance's archive: that would need its capture store, which may be away.
+    return ReadingsModule(
+        "readings", ArchiveReader(instance.store, "", principal=Principal.system())
+    )
 
 
 def sessions(instance: Parts) -> Module:

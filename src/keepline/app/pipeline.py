@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from keepline import delivery, downloads, query
 from keepline.capture import recovery
-from keepline.capture.readings import overlaps
-from keepline.capture.replay import ReplayResult, replay_csv
+from keepline.capture.archive.readings import overlaps
+from keepline.capture.draining import drain_spool, living_sessions
+from keepline.capture.replaying.replay import ReplayResult, replay_csv
 from keepline.delivery import Pending
 from keepline.delivery.recipients import recipient
 from keepline.errors import KeeplineError, RecordNotFoundError
@@ -142,10 +143,22 @@ def replay(
     return report
 
 
-def archive(instance: Instance, *, build: bool = True) -> ArchiveReport:
-    """Archive what the capture store holds and the archive lacks; log it, build records."""
+def archive(
+    instance: Instance,
+    *,
+    build: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> ArchiveReport:
+    """Archive what the capture store holds and the archive lacks; log it, build records.
+
+    `progress` is called with each session's name, how many sessions are done, and how many
+    there are.
+    """
     report = ArchiveReport()
-    for session in instance.capture_store.sessions():
+    sessions = instance.capture_store.sessions()
+    for done, session in enumerate(sessions):
+        if progress is not None:
+            progress(session.global_name, done, len(sessions))
         try:
             found = instance.archive.archive_session(session.number)
         except Exception as error:  # whatever fails in one session never stops the others
@@ -166,8 +179,16 @@ def archive(instance: Instance, *, build: bool = True) -> ArchiveReport:
 
 
 def recover(instance: Instance) -> list[SessionInfo]:
-    """Close the sessions whose recorder died, archive them and log their END."""
-    recovered = recovery.recover(instance.capture_store)
+    """Close the sessions whose recorder died, archive them and log their END.
+
+    What their recorders left in the spool is brought into them first. A session whose recorder
+    lives and is spooling is left alone.
+    """
+    store, spool = instance.capture_store, instance.spool
+    drained = [] if spool is None else drain_spool(spool, store)
+    living = frozenset() if spool is None else living_sessions(spool, store)
+    late = [each.session for each in drained if each.late]
+    recovered = recovery.recover(store, spared=living) + late
     if recovered:
         archive(instance, build=False)
     return recovered
@@ -230,7 +251,7 @@ def totals(instance: Instance) -> Totals:
     with instance.store.read() as connection:
         messages, readings = connection.execute(
             sa.select(
-                sa.func.coalesce(sa.func.sum(stream.c.messages), 0),
+                sa.func.coalesce(sa.func.sum(stream.c.messages - stream.c.lost), 0),
                 sa.func.coalesce(sa.func.sum(stream.c.readings), 0),
             )
         ).one()

@@ -7,21 +7,29 @@ import logging
 import operator
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import time_ns
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from keepline.capture.reader import SessionReader
 from keepline.capture.recording import LIGHT, Recording
+from keepline.capture.spooling import SpoolingWriter
 from keepline.capture.store import CaptureStore
 from keepline.errors import (
     CaptureError,
     CaptureTimeoutError,
+    CaptureWriteError,
     NoSessionError,
     UnsupportedLevelError,
 )
-from keepline.model import CaptureState, Level, SessionInfo, StreamSpec, to_us, utc_now
+from keepline.model import LEVELS, CaptureState, Level, SessionInfo, StreamSpec, to_us, utc_now
+
+if TYPE_CHECKING:
+    from keepline.capture.spool import Spool
 
 _log = logging.getLogger(__name__)
 _INT64 = 1 << 63
@@ -30,7 +38,7 @@ _LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
 _POLL_S = 0.02
 
 
-class CaptureServer:
+class CaptureServer(SessionReader):
     """A handle that records one source of an instrument, one session after another.
 
     `queue`, `stop_session`, `wait` and `acknowledged` act on the session that this handle
@@ -41,6 +49,12 @@ class CaptureServer:
     `spec` says how the messages are read later (JSON objects when None). A chunk is committed
     at 1,000 messages, 64 KiB, or `linger_s` after its first message. When `max_pending`
     messages wait to be written, `queue` blocks.
+
+    While the store is out of reach messages are kept in `spool`, and brought to the store when
+    it is back; a full spool blocks, raises SpoolFullError, or drops messages, as it is set. A
+    drop is noted in the store as a loss with its range, and so is what the store itself has
+    lost, such as after it was restored from an old copy. Numbers are never given out again.
+    Without a spool messages are kept in memory and tried again at the next call, which raises.
 
     As a context manager it ends a running session on leaving: as complete or empty, or as
     interrupted when the block raised.
@@ -56,16 +70,18 @@ class CaptureServer:
         spec: StreamSpec | None = None,
         linger_s: float = 0.2,
         max_pending: int = 65_536,
+        spool: Spool | None = None,
     ) -> None:
-        self.store = store
+        super().__init__(store, replace(spec or StreamSpec(), source=source))
+        self.spool = spool
         self.instrument = instrument
         self.user = user
-        self.spec = replace(spec or StreamSpec(), source=source)
         self._linger_s = linger_s
         self._max_pending = max(1, max_pending)
         self._mutex = threading.RLock()  # a session is started and ended by one at a time
-        self._recording: Recording | None = None  # the running session's
-        self._latest: Recording | None = None  # that of the last session started
+        self._recording: Recording[SpoolingWriter] | None = None  # the running session's
+        self._latest: Recording[SpoolingWriter] | None = None  # that of the last session started
+        self._stop_requested = False
 
     @property
     def session(self) -> SessionInfo | None:
@@ -73,24 +89,56 @@ class CaptureServer:
         recording = self._recording
         return None if recording is None else recording.writer.session
 
-    def start_session(self, *, origin: str | None = None, started: datetime | None = None) -> int:
+    @property
+    def stop_requested(self) -> bool:
+        """Return whether somebody asked to end this handle's session.
+
+        Whoever feeds it looks here, stops feeding it and calls `stop_session`, so that nothing
+        accepted is lost. A request is seen within some seconds.
+        """
+        return self._stop_requested and self._recording is not None
+
+    def start_session(
+        self,
+        *,
+        origin: str | None = None,
+        started: datetime | None = None,
+        level: Level | None = None,
+    ) -> int:
         """Start a session and return its number, which is never given out again.
 
         `started` is an aware time (now when None); `origin` names what is captured when that
-        has a name of its own, so that it is captured once only.
+        has a name of its own, so that it is captured once only. `level` is how safe what is
+        acknowledged has to be, the store's default when None.
 
         Raises:
             AlreadyCapturedError: this instrument has a running or complete session of `origin`.
             CaptureError: this handle is recording a session already.
+            UnsupportedLevelError: the store cannot keep this level; the message says why.
+            CaptureWriteError: the store is out of reach. A spool does not help here: only the
+                store can give a session its number.
         """
         with self._mutex:
             if self._recording is not None:
                 number = self._recording.writer.session.number
                 raise CaptureError(f"capture session {number} is running; stop it first")
             writer = self.store.create_session(
-                self.instrument, self.user, self.spec, started=started or utc_now(), origin=origin
+                self.instrument,
+                self.user,
+                self.spec,
+                started=started or utc_now(),
+                origin=origin,
+                level=level,
             )
-            recording = Recording(writer, linger_s=self._linger_s, max_pending=self._max_pending)
+            spooling = SpoolingWriter(self.store, writer, self.spec, self.spool)
+            self._stop_requested = False
+            recording = Recording(
+                spooling,
+                linger_s=self._linger_s,
+                max_pending=self._max_pending,
+                patient=self.spool is not None and self.spool.when_full == "block",
+                each_round=lambda: self._look_round(spooling),
+            )
             atexit.register(recording.settle)  # its thread is a daemon, which would be cut off
             self._recording = self._latest = recording
             return writer.session.number
@@ -99,8 +147,7 @@ class CaptureServer:
         self,
         message: bytes | str,
         at: datetime | None = None,
-        *,
-        tick: int | None = None,
+        tick: int | None = None,  # by name only would cost a call a tenth more
         at_us: int | None = None,
     ) -> int | None:
         """Take one message and return its sequence number in the session.
@@ -116,24 +163,27 @@ class CaptureServer:
             TypeError: `at_us` or `tick` is no whole number, or the message neither bytes nor text.
         """
         recording = self._recording
-        if type(message) is bytes and at is None and at_us is None and tick is None and recording:
+        if (
+            type(message) is bytes
+            and at is None
+            and tick is None
+            and at_us is None
+            and recording is not None
+        ):
             # See recording.py: no lock as long as nothing is due, and no call, which would
             # cost as much as the rest.
             segment = recording.open
             if segment is not None and len(message) <= LIGHT:
-                now_us = time_ns() // 1000
-                entries = segment.entries
-                entries.extend((message, now_us))
-                length = len(entries)
-                if length < segment.limit and entries[-1] is now_us:
-                    return segment.before + (length >> 1)
-                return self._said(recording.look_again(segment, message, now_us))
+                entry = (message, time_ns())
+                segment.append(entry)
+                length = len(segment)
+                if length < segment.limit and segment[-1] is entry:
+                    return segment.before + length
+                return self._said(recording.look_again(segment, entry))
         if at_us is None:
             at_us = time_ns() // 1000 if at is None else to_us(at)
         else:
-            at_us = operator.index(at_us)
-            if not _FIRST_US <= at_us <= _LAST_US:
-                raise ValueError("at_us is UTC microseconds since 1970, from year 1 to 9999")
+            at_us = _checked(at_us)
         if tick is not None:
             tick = operator.index(tick)
             if not -_INT64 <= tick < _INT64:
@@ -141,63 +191,96 @@ class CaptureServer:
         payload = _encoded(message)
         return self._said(None if recording is None else recording.put(payload, at_us, tick))
 
-    def wait(self, seq: int, level: Level = "stored", timeout_s: float | None = None) -> None:
+    def queue_many(self, messages: Sequence[bytes | str], at_us: int | None = None) -> int | None:
+        """Take messages in one call and return the sequence number of the last one.
+
+        All or none are taken, and no other message comes between them. Each has the time
+        `at_us`, UTC microseconds since 1970, or now. Blocks while there is no `room` for all
+        of them; more than `max_pending` wait until no other message is pending. Otherwise as
+        `queue`, and raises as it does.
+        """
+        recording = self._recording
+        at_us = time_ns() // 1000 if at_us is None else _checked(at_us)
+        payloads = [_encoded(message) for message in messages]
+        return self._said(None if recording is None else recording.put_many(payloads, at_us))
+
+    @property
+    def room(self) -> int:
+        """Return how many messages `queue` or `queue_many` takes now without blocking.
+
+        It is at most `max_pending`, also when a call would raise, or warn, at once.
+        """
+        recording = self._recording
+        return self._max_pending if recording is None else recording.room
+
+    def wait(self, seq: int, level: Level | None = None, timeout_s: float | None = None) -> None:
         """Return once message `seq` of this handle's latest session has reached `level`.
+
+        None means the session's own level. What the spool holds counts as stored: it survives
+        a kill of this process as well.
 
         Raises:
             CaptureTimeoutError: it has not within `timeout_s` seconds.
-            CaptureWriteError: it could not be written.
-            UnsupportedLevelError: the store does not keep this level.
+            CaptureWriteError: it could not be written, or was dropped.
+            UnsupportedLevelError: the session does not keep this level.
             ValueError: no message has this number yet.
         """
-        recording = self._require(level)
+        recording = self._require_latest()
+        level = self._kept(recording, level)
         if seq > recording.accepted_seq:
             raise ValueError(f"no message has the number {seq} yet")
         if level == "accepted":
             return
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         recording.wait(seq, timeout_s)
+        for loss in recording.writer.losses:
+            if loss.first_seq <= seq <= loss.last_seq:
+                raise CaptureWriteError(f"message {seq} is lost: {loss.reason}")
         while level == "archived" and self.acknowledged(level) < seq:
             if deadline is not None and time.monotonic() >= deadline:
                 raise CaptureTimeoutError(f"message {seq} was not archived in {timeout_s:g} s")
             time.sleep(_POLL_S)
 
-    def acknowledged(self, level: Level = "stored") -> int:
+    def acknowledged(self, level: Level | None = None) -> int:
         """Return the number of the last message that has reached `level`, or -1.
 
-        It is about this handle's latest session, and so are all messages before that one.
+        None means the session's own level. It is about this handle's latest session, and so
+        are all messages before that one, but those that the store's `losses` name. What the
+        spool holds counts as stored.
 
         Raises UnsupportedLevelError, or NoSessionError before the first session.
         """
-        recording = self._require(level)
+        recording = self._require_latest()
+        level = self._kept(recording, level)
         if level == "archived":
             return self.store.archived(recording.writer.session.number, recording.writer.source)
-        return recording.accepted_seq if level == "accepted" else recording.stored_seq
+        if level == "accepted":
+            return recording.accepted_seq
+        return min(recording.stored_seq, recording.writer.safe_seq)
 
     def stop_session(
         self, *, ended: datetime | None = None, state: CaptureState | None = None
     ) -> SessionInfo:
         """Write what is left, end this handle's session for good, and return it.
 
-        It ends now, or at `ended`; as complete, or empty when it has no message, unless
-        `state` says otherwise.
+        It ends now, or at `ended`; as complete, as partial when messages are lost, or as empty
+        when it has none, unless `state` says otherwise.
 
         Raises:
             NoSessionError: this handle is recording no session.
-            CaptureWriteError: not everything could be written; the session goes on.
+            CaptureWriteError: not everything could be written, or brought from the spool; the
+                session goes on.
         """
         with self._mutex:
             recording = self._recording
             if recording is None:
                 raise NoSessionError("no capture session is running on this handle")
             recording.finish()
-            session = recording.writer.session
-            if state is None:
-                state = "complete" if recording.stored_seq >= 0 else "empty"
-            # While the writer's lock is held: nobody may take the session for an orphan.
-            info = self.store.close_session(
-                session.number, state, ended or max(utc_now(), session.started)
-            )
+            try:
+                info = self._end(recording, ended, state)
+            except BaseException:
+                recording.resume()
+                raise
             self._release(recording)
             return info
 
@@ -213,69 +296,6 @@ class CaptureServer:
                 # Left running when nothing can be written: `recover` ends it later.
                 recording.abandon()
                 self._release(recording)
-
-    def get_all_from_session(self, session_id: int) -> list[bytes]:
-        """Return all messages of this source in a session, in order; raises NoSessionError."""
-        self._settle()
-        self.store.session(session_id)
-        chunks = self.store.chunks(session_id, self.spec.source)
-        return [message for chunk in chunks for message in chunk.messages()]
-
-    def get_latest_from_session(self, session_id: int) -> bytes | None:
-        """Return the last message of this source in a session, or None when it has none yet.
-
-        Reading takes nothing away: any number of callers get the same. Raises NoSessionError.
-        """
-        self._settle()
-        return next(iter(self.store.last_messages(session_id, self.spec.source, 1)), None)
-
-    def get_ten_from_session(self, session_id: int | None = None) -> list[bytes]:
-        """Return the last ten messages of this source, oldest first.
-
-        None means the session that this handle started last. Raises NoSessionError.
-        """
-        self._settle()
-        if session_id is None:
-            session_id = self._require("accepted").writer.session.number
-        return self.store.last_messages(session_id, self.spec.source, 10)
-
-    def available_sessions(self) -> list[int]:
-        """Return the numbers of all sessions in the store, running ones too, in order."""
-        return [info.number for info in self.store.sessions()]
-
-    def build_client_session_list(self) -> list[list[float | None]]:
-        """Return ``[number, start, end, number of messages]`` for each session in the store.
-
-        Times are UNIX timestamps in seconds with their fraction; the end of a running session
-        is None.
-        """
-        self._settle()
-        return [
-            [
-                info.number,
-                info.started.timestamp(),
-                None if info.ended is None else info.ended.timestamp(),
-                sum(
-                    self.store.message_count(info.number, spec.source)
-                    for spec in self.store.streams(info.number)
-                ),
-            ]
-            for info in self.store.sessions()
-        ]
-
-    def delete_session(self, session_id: int) -> None:
-        """Remove a session and all its data; its number is not used again.
-
-        Raises NoSessionError, or CaptureError when the session is live.
-        """
-        self.store.delete_session(session_id)
-
-    def flush(self) -> None:
-        """Remove all sessions and their data from the store, for good.
-
-        Raises CaptureError, removing nothing, when a session is live.
-        """
-        self.store.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -303,20 +323,65 @@ class CaptureServer:
         if recording is not None:
             recording.settle()
 
-    def _release(self, recording: Recording) -> None:
+    def _end(
+        self,
+        recording: Recording[SpoolingWriter],
+        ended: datetime | None,
+        state: CaptureState | None,
+    ) -> SessionInfo:
+        """End the session of a finished recording, in which all has to be."""
+        recording.writer.drain()
+        session = recording.writer.session
+        if state is None:
+            state = _outcome(recording)
+        # While the writer's lock is held: nobody may take the session for an orphan.
+        return self.store.close_session(
+            session.number, state, ended or max(utc_now(), session.started)
+        )
+
+    def _release(self, recording: Recording[SpoolingWriter]) -> None:
         self._recording = None
         atexit.unregister(recording.settle)
         recording.writer.close()
 
-    def _require(self, level: Level) -> Recording:
-        if level not in self.store.levels:
-            raise UnsupportedLevelError(
-                f"the capture store does not keep the level {level!r}; "
-                f"it keeps {', '.join(self.store.levels)}"
-            )
+    def _look_round(self, writer: SpoolingWriter) -> None:
+        """Do what is due about once a second; called by the writing thread."""
+        writer.tend()
+        if not writer.spooling and not self._stop_requested:
+            with suppress(CaptureError):
+                self._stop_requested = self.store.stop_requested(writer.session.number)
+
+    def _latest_number(self) -> int:
+        return self._require_latest().writer.session.number
+
+    def _require_latest(self) -> Recording[SpoolingWriter]:
         if self._latest is None:
             raise NoSessionError("this handle has started no capture session")
         return self._latest
+
+    def _kept(self, recording: Recording[SpoolingWriter], level: Level | None) -> Level:
+        """Return the level that is meant, if the session keeps it."""
+        own = recording.writer.session.level
+        if level is None:
+            return own
+        if level == "archived" or LEVELS.index(level) <= LEVELS.index(own):
+            return level
+        raise UnsupportedLevelError(
+            f"the capture session was started with the level {own!r} and does not keep {level!r}"
+        )
+
+
+def _outcome(recording: Recording[SpoolingWriter]) -> CaptureState:
+    if recording.writer.losses:
+        return "partial"
+    return "complete" if recording.stored_seq >= 0 else "empty"
+
+
+def _checked(at_us: int) -> int:
+    at_us = operator.index(at_us)
+    if not _FIRST_US <= at_us <= _LAST_US:
+        raise ValueError("at_us is UTC microseconds since 1970, from year 1 to 9999")
+    return at_us
 
 
 def _encoded(message: object) -> bytes:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 # Each module adds its commands to the root when it is loaded; their order is that of --help.
-from keepline.cli import captures, deliveries, demos, instances, queries, records  # noqa: F401
+from keepline.cli import (  # noqa: F401
+    archives,
+    captures,
+    deliveries,
+    demos,
+    ingests,
+    instances,
+    queries,
+    records,
+)
 from keepline.cli.root import main
 
 __all__ = ["main"]

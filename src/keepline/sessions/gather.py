@@ -56,7 +56,7 @@ def _add_streams(connection: sa.Connection, found: Mapping[int, Gathered]) -> No
     query = (
         sa.select(
             stream.c.session_id,
-            total(stream.c.messages).label("messages"),
+            total(stream.c.messages - stream.c.lost).label("messages"),
             total(stream.c.readings).label("readings"),
             total(stream.c.quarantined).label("quarantined"),
         )

@@ -28,6 +28,18 @@ _READ_OPTIONS: dict[str, dict[str, Any]] = {
     "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
 }
 
+#: SQLite's codes, and PostgreSQL's classes of states, for a database that is out of order.
+_SQLITE_DOWN = (
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+)
+_POSTGRESQL_DOWN = ("08", "25006", "53", "57P", "58")
+
 
 class Store:
     """A database and the transactions on it. Safe to share between threads.
@@ -81,10 +93,19 @@ class Store:
     def write(self, principal: Principal) -> Iterator[sa.Connection]:
         """Give a connection within one write transaction, done in the name of `principal`.
 
-        It commits at the end of the block and rolls back when the block raises. Raises
-        StoreBusyError when another program has held SQLite's write lock for too long.
+        It commits at the end of the block and rolls back when the block raises.
+
+        Raises:
+            StoreBusyError: another program has held SQLite's write lock for too long.
+            InstanceError: the database is away, full, or out of order otherwise, be it at the
+                beginning, in the block or at the commit. After a commit that was cut off it is
+                not known whether it holds.
         """
-        with self._connect(keepline_write=True) as connection, self._begin(connection):
+        with (
+            _failures(),
+            self._connect(keepline_write=True) as connection,
+            self._begin(connection),
+        ):
             if self.dialect == "postgresql":
                 # The setting ends with the transaction.
                 announce = sa.text("SELECT set_config('keepline.actor', :actor, true)")
@@ -134,8 +155,7 @@ class Store:
         try:
             return connection.begin()
         except sa.exc.DBAPIError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_BUSY:
+            if _is_busy(error):
                 raise StoreBusyError from error
             raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
 
@@ -163,6 +183,30 @@ def _on_sqlite_connect(connection: Any, _record: object, *, busy_timeout_ms: int
 def _on_sqlite_begin(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("keepline_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Translate what is no answer to a statement, but a failure of the database."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if _is_busy(error):
+            raise StoreBusyError from error
+        if _is_down(error):
+            raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
+        raise
+
+
+def _is_busy(error: sa.exc.DBAPIError) -> bool:
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _is_down(error: sa.exc.DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_DOWN
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state.startswith(_POSTGRESQL_DOWN)
 
 
 def _first_line(error: sa.exc.DBAPIError) -> str:

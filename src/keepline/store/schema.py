@@ -20,7 +20,7 @@ from keepline.store.tables.records import record_tables
 from keepline.store.triggers import install
 
 #: Every schema revision that this version knows, oldest first.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 
 #: The advisory lock under which one migration waits for another; the number means nothing.
 _MIGRATION_LOCK = 5_710_326_841

@@ -24,10 +24,12 @@ _LOGGED = Exposure("session", sessions.session)
 
 
 def archive_module(store: Store, name: str = "archive") -> SqlTablesModule:
-    """Return the archive's sessions, streams, channels, block statistics and gaps.
+    """Return the archive's sessions, streams, channels, block statistics, gaps and clock fits.
 
-    Rows belong to the group of their session. Times are datetimes (`first_at`, `from_at`,
-    ...); readings themselves, which lie in compressed blocks, are not here.
+    Rows belong to the group of their session. Listed sessions, categories, cached values,
+    settings and notifications belong to the whole instance. Times are datetimes (`first_at`,
+    `from_at`, ...); readings themselves, which lie in compressed blocks, are in a module of
+    their own.
     """
     of_session = (("session_id", _ARCHIVED, "id"),)
     return SqlTablesModule(
@@ -45,7 +47,12 @@ def archive_module(store: Store, name: str = "archive") -> SqlTablesModule:
             Exposure(
                 "block_stat",
                 capture.block_stat,
-                instants={"first_us": "first_at", "last_us": "last_at"},
+                instants={
+                    "first_us": "first_at",
+                    "last_us": "last_at",
+                    "min_us": "min_at",
+                    "max_us": "max_at",
+                },
                 parents=(("channel_id", _CHANNEL, "id"),),
             ),
             Exposure(
@@ -54,6 +61,17 @@ def archive_module(store: Store, name: str = "archive") -> SqlTablesModule:
                 instants={"from_us": "from_at", "until_us": "until_at"},
                 parents=of_session,
             ),
+            Exposure(
+                "clock_fit",
+                capture.clock_fit,
+                instants={"origin_us": "origin_at"},
+                parents=of_session,
+            ),
+            Exposure("listed_session", capture.listed_session),
+            Exposure("category", capture.category),
+            Exposure("cached_reading", capture.cached_reading, instants={"logged_us": "logged_at"}),
+            Exposure("config_item", capture.config_item),
+            Exposure("notification", capture.notification),
         ),
     )
 

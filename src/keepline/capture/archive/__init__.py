@@ -1,0 +1,1 @@
+"""The archive: captured messages decoded, compressed and kept in the SQL store."""

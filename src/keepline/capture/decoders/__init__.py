@@ -1,0 +1,1 @@
+"""Decoders: how messages become values of channels, one format a file."""

@@ -1,0 +1,1 @@
+"""Ways in: messages from sockets, brokers and serial ports, through one feeder."""

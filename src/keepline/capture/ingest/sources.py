@@ -1,0 +1,99 @@
+"""Where a way in puts its messages: the sources of one running session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import time_ns
+from typing import Protocol
+
+from keepline.capture.recording import Recording
+from keepline.capture.server import CaptureServer
+from keepline.capture.spooling import SpoolingWriter
+from keepline.errors import NoSessionError
+from keepline.model import StreamSpec
+
+_MAX_PENDING = 65_536
+
+
+class Source(Protocol):
+    """One stream of a running session. A CaptureServer is its session's first."""
+
+    @property
+    def spec(self) -> StreamSpec:
+        """Return how its messages are read."""
+
+    @property
+    def room(self) -> int:
+        """Return how many messages it takes now without blocking."""
+
+    def queue_many(self, messages: Sequence[bytes], at_us: int | None = None) -> int | None:
+        """Take messages, all or none, and return the number of the last one."""
+
+    def acknowledged(self) -> int:
+        """Return the number of the last message that has reached the session's level, or -1."""
+
+    def wait(self, seq: int, *, timeout_s: float) -> None:
+        """Return once message `seq` has reached the session's level, as CaptureServer does."""
+
+
+class ExtraSource:
+    """A further source of the session that `server` is recording.
+
+    Raises NoSessionError when that is recording none, and what the store's `add_stream` does.
+    """
+
+    def __init__(self, server: CaptureServer, spec: StreamSpec, *, linger_s: float) -> None:
+        session = server.session
+        if session is None:
+            raise NoSessionError("no capture session is running on this handle")
+        self.spec = spec
+        self._store = server.store
+        self._session = session
+        self._store.add_stream(session.number, spec)
+        writer = self._store.open_writer(session.number, spec.source)
+        spool = server.spool
+        spooling = SpoolingWriter(self._store, writer, spec, spool)
+        self._recording = Recording(
+            spooling,
+            linger_s=linger_s,
+            max_pending=_MAX_PENDING,
+            patient=spool is not None and spool.when_full == "block",
+            each_round=spooling.tend,
+        )
+
+    @property
+    def room(self) -> int:
+        """Return how many messages it takes now without blocking."""
+        return self._recording.room
+
+    def queue_many(self, messages: Sequence[bytes], at_us: int | None = None) -> int | None:
+        """Take messages, all or none, and return the number of the last one."""
+        return self._recording.put_many(messages, time_ns() // 1000 if at_us is None else at_us)
+
+    def acknowledged(self) -> int:
+        """Return the number of the last message that has reached the session's level, or -1."""
+        if self._session.level == "archived":
+            return self._store.archived(self._session.number, self.spec.source)
+        if self._session.level == "accepted":
+            return self._recording.accepted_seq
+        return min(self._recording.stored_seq, self._recording.writer.safe_seq)
+
+    def wait(self, seq: int, *, timeout_s: float) -> None:
+        """Return once message `seq` is stored; raises as CaptureServer.wait does."""
+        self._recording.wait(seq, timeout_s)
+
+    @property
+    def lossy(self) -> bool:
+        """Return whether some of its messages are lost."""
+        return bool(self._recording.writer.losses)
+
+    def finish(self) -> None:
+        """Write what is left and give the stream up; raises CaptureWriteError."""
+        self._recording.finish()
+        self._recording.writer.drain()
+        self._recording.writer.close()
+
+    def abandon(self) -> None:
+        """Give the stream up; what cannot be written at one more try is lost."""
+        self._recording.abandon()
+        self._recording.writer.close()

@@ -1,0 +1,1 @@
+"""Replay: files of measurements, captured as if they were measured now."""
