@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,22 @@ def test_two_writers_queue(store: Store) -> None:
         assert order == ["first", "second"]
     with store.read() as connection:
         assert [image.key for image in fetch(connection, SPECIMEN, ANN)] == ["a", "b"]
+
+
+def test_connections_that_make_a_sqlite_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    together = threading.Barrier(6)
+
+    def connect(store: Store) -> int:
+        together.wait(timeout=30)
+        with store.read() as connection:
+            return connection.exec_driver_sql("SELECT 1").scalar_one()
+
+    for number in range(20):
+        stores = [Store(f"sqlite:///{tmp_path / f'{number}.db'}") for _ in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(connect, stores)) == [1] * 6
+        for store in stores:
+            store.close()
 
 
 def test_a_busy_sqlite_is_one_clear_error(tmp_path: Path) -> None:
