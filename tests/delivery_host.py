@@ -14,10 +14,10 @@ from keepline.delivery.dispatch import Progress
 from keepline.model import Principal, RecordType, utc_now
 from keepline.store import Store, schema
 from keepline.store.tables import records
+from keepline.store.tables.declared import record_tables
 from keepline.store.tables.delivery import delivery_backlog, delivery_cursor, sent_log
-from keepline.store.tables.records import record_tables
 from keepline.testing.transports import SAMPLE_TYPE
-from tests.stores import StoreInstance
+from tests.stores import StoreInstance, new_store
 
 SYSTEM = Principal.system("test")
 
@@ -101,9 +101,10 @@ def host(
     declared: RecordType = SAMPLE_TYPE,
 ) -> Iterator[Host]:
     """Make an instance in `folder`, by default on SQLite, with the tables of `declared`."""
-    store = Store(url or f"sqlite:///{folder / 'keepline.db'}")
+    store = new_store(folder / "keepline.db") if url is None else Store(url)
     try:
-        schema.migrate(store)
+        if url is not None:
+            schema.migrate(store)
         with store.write(SYSTEM) as connection:
             connection.execute(
                 sa.insert(records.record_type).values(

@@ -22,7 +22,7 @@ from keepline.capture.ingest.way import Way
 from keepline.config import IngestSettings
 from keepline.errors import KeeplineError
 from keepline.model import Level, StreamSpec
-from tests.acceptance.command import keepline
+from tests.acceptance.command import keepline, keepline_json
 
 TOKEN = "0123456789abcdef-token"
 PATIENCE_S = 30.0
@@ -128,6 +128,21 @@ def archived_numbers(folder: Path, number: int, channel: str = "n") -> list[floa
             return []
         values = instance.archive.read(number, channel)[1]
     return [float(value) for value in values]
+
+
+def recovered_messages(folder: Path, number: int) -> int:
+    """Recover and archive the session of a killed ingester, and return how many messages it has.
+
+    They have to be {"n": 0}, {"n": 1} and so on, in the capture store and in the archive.
+    """
+    (recovered,) = keepline_json("--instance", folder, "capture", "recover")["sessions"]
+    assert (recovered["number"], recovered["state"]) == (number, "interrupted")
+    with SqliteCaptureStore(folder / "capture.db") as store:
+        messages = [each for chunk in store.chunks(number, "main") for each in chunk.messages()]
+    assert messages == [b'{"n": %d}' % n for n in range(len(messages))]
+    keepline("--instance", folder, "archive")
+    assert archived_numbers(folder, number) == list(range(len(messages)))
+    return len(messages)
 
 
 class Ingester:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from keepline.model import Field, Principal, RecordType, SubTable, to_us
 from keepline.store import Store, schema
 from keepline.store.tables import capture, common, delivery, records, sessions
-from keepline.store.tables.records import record_table, record_tables, subtable_table
+from keepline.store.tables.declared import record_table, record_tables, subtable_table
 
 START = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=UTC)
 USAGE = RecordType(

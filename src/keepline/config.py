@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -63,6 +63,12 @@ class CaptureSettings(_Part):
     trim: bool = False
     spool: SpoolSettings | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _url_is_of_a_server(self) -> Self:
+        if self.store == "sqlite" and self.url is not None:
+            raise ValueError('url is for a server: set store = "redis", or take url away')
+        return self
+
 
 class ChannelSettings(_Part):
     """One channel of a stream."""
@@ -110,6 +116,12 @@ class IngestSettings(_Part):
     idle_s: float = Field(default=300, gt=0)
 
 
+class RecordsSettings(_Part):
+    """Where the record types of this instance are declared: a folder of TOML files."""
+
+    types: str = "types"
+
+
 class RecipientSettings(_Part):
     """One recipient of records.
 
@@ -134,6 +146,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     capture: CaptureSettings = CaptureSettings()
     ingest: IngestSettings = IngestSettings()
+    records: RecordsSettings = RecordsSettings()
     streams: dict[str, StreamSettings] = Field(default_factory=dict)
     recipients: dict[str, RecipientSettings] = Field(default_factory=dict)
 

@@ -29,6 +29,7 @@
     │   ├── UnknownInstrumentError
     │   └── UnknownSessionError
     ├── RecordError
+    │   ├── DeclarationError
     │   ├── UnknownRecordTypeError
     │   ├── RecordNotFoundError
     │   ├── UnknownFieldError
@@ -62,7 +63,7 @@ line that says what to do; none holds a secret or a subject's data.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -193,6 +194,18 @@ class UnknownSessionError(SessionLogError):
 
 class RecordError(KeeplineError):
     """The record cannot be read or saved."""
+
+
+class DeclarationError(RecordError):
+    """The declaration of a record type is not valid, or cannot be applied.
+
+    `mistakes` has a line for each thing that is wrong; the message is the first.
+    """
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        super().__init__(f"{mistakes[0]}{more}")
+        self.mistakes = tuple(mistakes)
 
 
 class UnknownRecordTypeError(RecordError):

@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,7 +169,34 @@ def test_session_is_deleted_only_when_archived_or_forced(instance: Path) -> None
 def test_unknown_stream_and_level_say_what_to_do(instance: Path) -> None:
     here = ("--instance", instance, "capture", "start", "--stream")
     assert "bench" in error_line(*here, "nothing", stdin="")
-    keepline(*here, "bench", "--level", "quick", stdin="", status=2)
+    said = keepline(*here, "bench", "--level", "quick", stdin="", status=2).stderr
+    levels = "'accepted', 'stored', 'fsynced', 'archived'"
+    assert said.endswith(f"Error: Invalid value for '--level': 'quick' is not one of {levels}.\n")
+
+
+def test_blank_lines_are_no_messages(instance: Path) -> None:
+    here = ("--instance", instance, "capture")
+    stdin = '\n{"a": 1}\n\n\r\n{"a": 2}\r\n\n'
+    found = keepline_json(*here, "start", "--stream", "bench", stdin=stdin)
+    assert (found["read"], found["messages"]) == (2, 2)
+    assert keepline(*here, "tail", "1").stdout == '{"a": 1}\n{"a": 2}\n'
+
+
+def test_early_interrupt_is_one_line() -> None:
+    while_loading = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from keepline.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", while_loading], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "keepline: interrupted\n")
 
 
 def wait_for_messages(instance: Path, count: int) -> None:

@@ -22,6 +22,7 @@ from keepline.testing.capture_stores import (
     end,
     start,
 )
+from tests.needs import needed
 
 
 class TestSqliteCaptureStore(CaptureStoreSuite):
@@ -49,7 +50,7 @@ class TestSqliteCaptureStore(CaptureStoreSuite):
 class TestRedisCaptureStore(CaptureStoreSuite):
     @pytest.fixture(params=["valkey_url", "redis_url", "valkey_cluster_url"])
     def store_factory(self, request: pytest.FixtureRequest) -> Iterator[StoreFactory]:
-        redis = pytest.importorskip("redis")
+        redis = needed("redis")
         url = request.getfixturevalue(request.param)
         cluster = request.param == "valkey_cluster_url"
         prefix = self.key_prefix = f"test-{uuid.uuid4().hex}"

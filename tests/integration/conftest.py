@@ -3,6 +3,7 @@
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import sqlalchemy as sa
 from keepline.model import Principal
 from keepline.records.types import INSTRUMENT_SESSION, apply_type
 from keepline.store import Store, schema
-from tests.stores import SPECIMEN, StoreInstance
+from tests.ingesting import make_instance
+from tests.stores import ANN, SPECIMEN, StoreInstance
+from tests.visits import DOSE, INSERT, STRICT, VISIT, WIDE, run
 
 
 def _prepare(url: str) -> None:
@@ -33,6 +36,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_url: str) -> Iterator[str]:
     """The name of a PostgreSQL database with the schema and two record types; copy it."""
+    with _template(postgres_url) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def old_postgres_template(old_postgres_url: str) -> Iterator[str]:
+    """As `postgres_template`, of the oldest PostgreSQL that keepline works with."""
+    with _template(old_postgres_url) as name:
+        yield name
+
+
+@contextmanager
+def _template(postgres_url: str) -> Iterator[str]:
     name = f"keepline_template_{uuid.uuid4().hex}"
     server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with server.connect() as connection:
@@ -44,7 +60,25 @@ def postgres_template(postgres_url: str) -> Iterator[str]:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+#: What runs over the oldest PostgreSQL too: tests of what the database itself does.
+_ON_OLD_POSTGRES = ("test_record", "test_store_")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the oldest PostgreSQL to the tests that are about the database."""
+    gone = [
+        item
+        for item in items
+        if getattr(item, "callspec", None) is not None
+        and item.callspec.params.get("store") == "old-postgresql"
+        and not item.path.name.startswith(_ON_OLD_POSTGRES)
+    ]
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if item not in set(gone)]
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "old-postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store of one's own with the schema, the shipped record type and SPECIMEN."""
     if request.param == "sqlite":
@@ -54,8 +88,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         yield store
         store.close()
         return
-    url = sa.make_url(request.getfixturevalue("postgres_url"))
-    template = request.getfixturevalue("postgres_template")
+    which = {"postgresql": "postgres", "old-postgresql": "old_postgres"}[request.param]
+    url = sa.make_url(request.getfixturevalue(f"{which}_url"))
+    template = request.getfixturevalue(f"{which}_template")
     name = f"keepline_test_{uuid.uuid4().hex}"
     server = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with server.connect() as connection:
@@ -71,3 +106,24 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 def instance(store: Store, tmp_path: Path) -> StoreInstance:
     """What capabilities need of an open instance, on `store`."""
     return StoreInstance(store, tmp_path)
+
+
+@pytest.fixture
+def visits(store: Store) -> Store:
+    """A store with the record types of `tests.visits`."""
+    for declared in (VISIT, STRICT, WIDE):
+        apply_type(store, declared, ANN)
+    return store
+
+
+@pytest.fixture
+def raw(visits: Store) -> Store:
+    """A store with a visit and a dose, written around the library."""
+    run(visits, INSERT, DOSE)
+    return visits
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One instance for all kills, as they pile up in real life."""
+    return make_instance(tmp_path_factory.mktemp("kill") / "instance")

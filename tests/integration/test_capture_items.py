@@ -1,5 +1,7 @@
 """The archive's small tables and its reading back, on either database and by several at once."""
 
+import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -93,6 +95,42 @@ def test_readings_that_many_add_are_all_there_once(archive: Archive) -> None:
     assert sorted(values) == sorted(100.0 * place + n for place in range(6) for n in range(20))
     seqs = [each.seq for each in archive.find(Reading, {"source": "added"})]
     assert seqs == list(range(120))
+
+
+def test_numbers_come_back_as_they_were(archive: Archive) -> None:
+    given = [1.0, -3.0, 1, True, 1e16, -1.5e300, 5e-324, 2**53, 2**63 - 1, "1.0", "1e+16", " 7 "]
+    speed = archive.get_or_create_category("speed")
+    archive.add_many([Cache(speed, START, value) for value in given])
+    archive.add_many([Config(f"{n:02}", value) for n, value in enumerate(given)])
+    archive.set_config("nested", {'k\\" 1e+16': given})
+    for found in (
+        [each.value for each in sorted(archive.all(Cache), key=lambda each: each.id)],
+        [archive.get_config(f"{n:02}").value for n in range(len(given))],
+        archive.get_config("nested").value['k\\" 1e+16'],
+    ):
+        assert list(map(repr, found)) == list(map(repr, given))
+
+
+def test_names_may_be_as_long_as_a_database_indexes(archive: Archive) -> None:
+    letters = random.Random(7)
+    names = [  # that cannot be compressed
+        "".join(map(chr, letters.choices(range(0x23, 0x5B), k=1_000))),
+        "".join(map(chr, letters.choices(range(0x20000, 0x2A6D0), k=250))),
+    ]
+    server = CaptureServer(archive.capture_store, "bench")
+    number = server.start_session(started=START)
+    for n, name in enumerate((*names, "x" * 1_001)):
+        server.queue(json.dumps({name: n}).encode(), START + n * STEP)
+    server.stop_session(ended=START + 3 * STEP)
+    result = archive.archive_session(number)
+    assert (result.readings, result.quarantined) == (2, 1)
+    assert [archive.read(number, name)[1].tolist() for name in names] == [[0.0], [1.0]]
+    archive.add(Reading(number, names[1], START, 5))
+    assert archive.get_or_create_category(names[1]) == archive.get_or_create_category(names[1])
+    for too_long in (Reading(number, "x" * 1_001, START, 5), Category("x" * 1_001)):
+        assert refused(archive.add, too_long)
+    for call in (archive.get_or_create_category, lambda name: archive.set_config(name, 1)):
+        assert refused(call, "é" * 501)
 
 
 def test_items_of_every_kind(archive: Archive) -> None:

@@ -18,7 +18,7 @@ from keepline.capture.spooling import WENT_BACK
 from keepline.capture.stores.redis import RedisCaptureStore
 from keepline.capture.stores.redis_connection import RedisConnection
 from keepline.errors import CaptureWriteError
-from tests.conftest import give_up
+from tests.needs import give_up
 from tests.servers import RedisServer, ServerMissingError, valkey_server
 
 

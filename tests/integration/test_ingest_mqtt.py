@@ -26,7 +26,6 @@ from keepline.capture.stores.sqlite_writer import SqliteStreamWriter
 from keepline.errors import CaptureWriteError, IngestError
 from keepline.model import Chunk
 from tests.acceptance.command import error_line, keepline, keepline_json
-from tests.conftest import give_up
 from tests.ingesting import (
     PATIENCE_S,
     archived_numbers,
@@ -35,6 +34,7 @@ from tests.ingesting import (
     make_instance,
     until,
 )
+from tests.needs import give_up
 from tests.servers import MqttServer, ServerMissingError, mosquitto_program
 
 pytestmark = pytest.mark.anyio
@@ -159,13 +159,14 @@ async def test_each_topic_of_a_filter_is_a_source(tmp_path: Path, broker: Mosqui
 
 
 async def test_topics_that_look_alike_keep_apart(tmp_path: Path, broker: Mosquitto) -> None:
-    topics = ["a/b", "a.b", "a/b/", "main", "/", "x" * 90, "x" * 91]
+    topics = ["a/b", "a.b", "a/b/", "main", "/", "x" * 90, "x" * 91, "ü x/a b"]
     way = broker.way("#")
     async with feeding(tmp_path, way) as run:
         for topic in topics:
             await asyncio.to_thread(broker.publish, topic, [topic.encode()])
         await until(lambda: run.feeder.taken == len(topics))
     assert sorted(way.sources.values()) == sorted(topics)
+    assert way.sources["x.a_b"] == "ü x/a b"
     for source, topic in way.sources.items():
         assert run.stored(source) == [topic.encode()]
 
@@ -302,6 +303,16 @@ async def test_a_restart_of_the_broker_is_survived(
     assert "connected to the MQTT broker again" in caplog.text
 
 
+async def test_two_with_one_client_id_are_told_what_to_do(
+    tmp_path: Path, broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "other").mkdir()
+    async with feeding(tmp_path, broker.way("t")), feeding(tmp_path / "other", broker.way("t")):
+        await until(
+            lambda: "client id keepline-test, give one of them a --client-id" in caplog.text
+        )
+
+
 @pytest.mark.parametrize(
     "topics", [(), ("",), ("a/b#",), ("a/#/b",), ("a+/b",), ("nul\0",), ("good", "b/++")]
 )
@@ -344,6 +355,7 @@ def test_a_wrong_password_is_one_line_and_leaves_no_session(
         "--instance", instance, *arguments, KEEPLINE_INGEST__MQTT_PASSWORD="wrong-secret"
     )
     assert "refuses" in said
+    assert said.endswith("check --broker-user and KEEPLINE_INGEST__MQTT_PASSWORD")
     assert "wrong-secret" not in said
     assert keepline_json("--instance", instance, "capture", "list") == {"sessions": []}
     right = {"KEEPLINE_INGEST__MQTT_PASSWORD": mosquitto.password}

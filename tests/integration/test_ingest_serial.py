@@ -149,13 +149,19 @@ async def test_stopping_does_not_wait_for_a_device_that_is_gone(
 async def test_a_device_that_is_not_there_or_in_use_is_one_line(
     tmp_path: Path, board: Board
 ) -> None:
-    for path in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(IngestError, match="cannot be opened"):
-            await SerialLines(str(path)).prepare()
+    file = tmp_path / "file"
+    file.touch()
     first = SerialLines(str(board.path))
     await first.prepare()
-    with pytest.raises(IngestError, match="cannot be opened"):
-        await SerialLines(str(board.path)).prepare()
+    for path, reason in (
+        (tmp_path / "nothing", "there is none; plug it in, or see --device"),
+        (tmp_path, "Is a directory"),
+        (file, "it is no serial port; see --device"),
+        (board.path, "another program has it open; end that first"),
+    ):
+        with pytest.raises(IngestError) as caught:
+            await SerialLines(str(path)).prepare()
+        assert str(caught.value) == f"the serial device {path} cannot be opened: {reason}"
     await first.close()
 
 
@@ -169,7 +175,7 @@ def test_a_hole_shows_as_a_gap_in_the_archive(tmp_path: Path, board: Board) -> N
     said = error_line(
         "--instance", instance, "ingest", "serial", "--stream", "board", "--device", "/nowhere"
     )
-    assert said.startswith("/nowhere cannot be opened")
+    assert said.startswith("the serial device /nowhere cannot be opened: there is none")
     arguments = ("serial", "--stream", "board", "--device", str(board.path), "--baud", "115200")
     with ingesting(instance, *arguments) as running:
 

@@ -22,11 +22,11 @@ from tests.ingesting import (
     TOKEN,
     Kept,
     Run,
-    archived_numbers,
     feeding,
     ingesting,
     make_instance,
     port_of,
+    recovered_messages,
     settings,
     until,
 )
@@ -108,7 +108,6 @@ async def test_acknowledged_lines_are_stored(tmp_path: Path) -> None:
         b"\n",
         b"GET / HTTP/1.1\r\n",
         b"x" + HELLO + b"\n",
-        HELLO + b" more\n",
         HELLO[:-1] + b"\n",
         b"token " + b"x" * 200_000 + b"\n",
     ],
@@ -121,6 +120,27 @@ async def test_without_the_token_nothing_is_taken(tmp_path: Path, hello: bytes) 
         assert await one.lines() in ([b"error token refused"], [])
         assert run.feeder.taken == 0
     assert (run.stored(), run.kept.rows) == ([], [])
+
+
+@pytest.mark.parametrize("more", [b" more", b" ACK", b" ack more", b" "])
+async def test_another_word_after_the_token_is_said_to_be_none(tmp_path: Path, more: bytes) -> None:
+    async with (
+        feeding(tmp_path, TcpLines(settings())) as run,
+        client(run, HELLO + more + b"\nmessage\n") as one,
+    ):
+        assert await one.lines() in ([b"error after the token comes ack, or nothing"], [])
+        assert run.feeder.taken == 0
+
+
+@pytest.mark.parametrize("messages", [b"", b"good\n"])
+async def test_an_error_is_the_last_that_a_client_is_told(tmp_path: Path, messages: bytes) -> None:
+    async with (
+        feeding(tmp_path, TcpLines(settings())) as run,
+        client(run, HELLO + b" ack\n" + messages + b"x" * 2_000 + b"\n") as one,
+    ):
+        *told, last = await one.lines()
+    assert last == b"error a message has at most 1024 bytes"
+    assert told == [b"ok 0"] + [b"ok 1"] * bool(messages)
 
 
 async def test_a_client_that_shows_no_token_in_time_is_cut(
@@ -358,12 +378,6 @@ def _send_until_killed(port: int, kill: Iterator[None]) -> tuple[int, int]:
         return sent, told
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One instance for all kills, as they pile up in real life."""
-    return make_instance(tmp_path_factory.mktemp("kill") / "instance")
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_acknowledged_lines_survive_a_kill_of_the_ingester(killed: Path, seed: int) -> None:
     with ingesting(killed, "tcp", "--stream", "board") as running:
@@ -377,15 +391,7 @@ def test_acknowledged_lines_survive_a_kill_of_the_ingester(killed: Path, seed: i
 
         sent, told = _send_until_killed(running.port, killing())
     assert told > 0
-    (recovered,) = keepline_json("--instance", killed, "capture", "recover")["sessions"]
-    assert (recovered["number"], recovered["state"]) == (running.number, "interrupted")
-    with SqliteCaptureStore(killed / "capture.db") as store:
-        chunks = store.chunks(running.number, "main")
-        messages = [message for chunk in chunks for message in chunk.messages()]
-    assert told <= len(messages) <= sent
-    assert messages == [b'{"n": %d}' % n for n in range(len(messages))]
-    keepline("--instance", killed, "archive")
-    assert archived_numbers(killed, running.number) == list(range(len(messages)))
+    assert told <= recovered_messages(killed, running.number) <= sent
 
 
 def test_ingesting_by_tcp_loads_no_extra() -> None:

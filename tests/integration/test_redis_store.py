@@ -23,6 +23,7 @@ import redis
 from keepline.capture.recovery import recover
 from keepline.capture.store import StreamWriter
 from keepline.capture.stores.redis import RedisCaptureStore
+from keepline.capture.stores.redis_connection import RedisConnection
 from keepline.capture.stores.redis_register import RedisRegister
 from keepline.capture.stores.redis_stream import RedisStream
 from keepline.errors import (
@@ -285,6 +286,64 @@ def test_lease_that_ran_out_unnoticed_is_renewed(
     assert writer.append([chunk_of(0, [b"a"])]) == ["stored"]
     assert store.is_live(writer.session.number)
     writer.close()
+
+
+def test_idle_recorder_that_was_cut_off_is_not_recovered(
+    server: RedisServer, store: RedisCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RedisConnection.run
+
+    def away(connection: RedisConnection, *words: Any, **options: Any) -> Any:
+        if connection is store._connection:
+            raise CaptureWriteError("out of reach")
+        return run(connection, *words, **options)
+
+    writer, dead = start(store), [start(store) for _ in range(3)]
+    for each in dead:
+        store._keeper.remove(each)  # nobody renews their leases
+    number = writer.session.number
+    with (
+        RedisCaptureStore(server.url, lease_s=1.0) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisConnection, "run", away)
+            assert eventually(lambda: not any(map(other.is_live, range(1, 5))))
+            begun = time.monotonic()
+            recovering = pool.submit(recover, other)
+            time.sleep(0.2)
+        recovered = recovering.result()
+        assert time.monotonic() - begun < 3  # for all of them at a time
+        assert [info.number for info in recovered] == [each.session.number for each in dead]
+        assert other.session(number).state == "running"
+    assert writer.append([chunk_of(0, [b"a"])]) == ["stored"]
+    for each in (writer, *dead):
+        each.close()
+
+
+def test_unusable_server_is_said_once_with_what_to_do(server: RedisServer) -> None:
+    def said(url: str) -> str:
+        with RedisCaptureStore(url, timeout_s=0.5) as store:
+            with pytest.raises(CaptureWriteError) as caught:
+                store.sessions()
+            return str(caught.value).removeprefix("the capture store at ")
+
+    place = f"127.0.0.1:{server.port} cannot be used: "
+    with redis.Redis.from_url(server.url) as admin:
+        admin.config_set("requirepass", "secret-word")
+    refused = "it refuses user or password; check [capture] url or KEEPLINE_CAPTURE__URL"
+    for url in (server.url, f"redis://:wrong-word@127.0.0.1:{server.port}/0"):
+        assert said(url) == place + refused
+    server.process.send_signal(signal.SIGSTOP)
+    late = "it does not answer in time; check that it runs, and [capture] url"
+    assert said(server.url) == place + late
+    server.process.send_signal(signal.SIGCONT)
+    server.kill()
+    gone = "connection refused; check that it runs, and [capture] url"
+    assert said(server.url) == place + gone
+    unknown = said("redis://nowhere.invalid:1/0")
+    assert unknown.count("nowhere.invalid") == 1
+    assert unknown.endswith("; check that it runs, and [capture] url")
 
 
 def test_threads_that_keep_leases_end_with_the_last_writer(store: RedisCaptureStore) -> None:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy
 
 from tests.conftest import started
+from tests.needs import needed
 from tests.servers import (
     MqttServer,
     RedisServer,
@@ -66,7 +67,7 @@ def test_redis_answers(redis_url: str) -> None:
 
 
 def test_mosquitto_takes_its_user_only(mosquitto: MqttServer) -> None:
-    client = pytest.importorskip("paho.mqtt.client")
+    client = needed("paho.mqtt.client")
     for password, welcome in ((mosquitto.password, True), ("another", False)):
         codes: list[bool] = []
         guest = client.Client(client.CallbackAPIVersion.VERSION2)

@@ -15,7 +15,7 @@ from keepline.records import put_record
 from keepline.store import Store, quarantine, schema
 from keepline.store.access import visible
 from keepline.store.recordset import fetch
-from keepline.store.tables.records import record_table, record_tables
+from keepline.store.tables.declared import record_table, record_tables
 from tests.stores import ANN, BEN, SPECIMEN, around
 
 TABLE = record_table(SPECIMEN, record_tables(SPECIMEN))

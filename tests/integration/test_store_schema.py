@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from alembic.script import ScriptDirectory
 
 import keepline.store
 from keepline.errors import InstanceError, SchemaBehindError, SchemaTooNewError
-from keepline.model import Principal
+from keepline.model import Principal, RecordType
 from keepline.records.types import apply_type
 from keepline.store import Store, schema
-from keepline.store.tables import LOOKUP_ROWS, capture
-from keepline.store.triggers import install
+from keepline.store.tables import LOOKUP_ROWS, capture, records
+from keepline.store.tables.declared import record_tables
+from keepline.store.triggers.inspection import faults
 from tests.stores import SPECIMEN, around
 
 _CATALOGUE = {
@@ -119,8 +121,7 @@ def test_what_the_first_schema_held_is_kept(
     with store.maintenance() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        install(connection)
-        for statement in _OLD_ROWS:
+        for statement in (*_old_triggers(store.dialect), *_OLD_ROWS):
             connection.exec_driver_sql(statement)
     schema.migrate(store)
     with store.read() as connection:
@@ -142,6 +143,146 @@ def test_what_the_first_schema_held_is_kept(
 
 
 _MIGRATIONS = Path(keepline.store.__file__).parent / "migrations"
+
+
+def _old_triggers(dialect: str) -> tuple[str, ...]:
+    """Return what made some triggers of the second schema, and the table that they read."""
+    if dialect == "sqlite":
+        return (
+            (
+                "CREATE TABLE writer (id INTEGER PRIMARY KEY CHECK (id = 1), actor TEXT, "
+                "txn INTEGER, stamp INTEGER)"
+            ),
+            "INSERT INTO writer (id) VALUES (1)",
+            (
+                "CREATE TRIGGER change_feed_append_only_update BEFORE UPDATE ON change_feed "
+                "BEGIN SELECT RAISE(ABORT, 'keepline: change_feed is append-only'); END"
+            ),
+        )
+    return (
+        (
+            "CREATE FUNCTION keepline_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE EXCEPTION 'keepline: append-only' USING ERRCODE = 'KL001'; END$$"
+        ),
+        (
+            "CREATE TRIGGER change_feed_append_only BEFORE UPDATE OR DELETE ON change_feed "
+            "FOR EACH ROW EXECUTE FUNCTION keepline_append_only()"
+        ),
+        (
+            "CREATE FUNCTION keepline_touch() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RETURN NULL; END$$"
+        ),
+    )
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_records_of_the_second_schema_get_index_and_history(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres_database")
+    store = Store(url)
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with store.maintenance() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        record_tables(SPECIMEN).create_all(connection)
+        for statement in (*_old_triggers(store.dialect), *_OLD_RECORDS):
+            connection.exec_driver_sql(statement)
+        if store.dialect == "postgresql":
+            connection.exec_driver_sql(
+                "CREATE TRIGGER zz_keepline_touch AFTER INSERT OR UPDATE OR DELETE ON "
+                "rec_specimen__part FOR EACH ROW EXECUTE FUNCTION keepline_touch()"
+            )
+        connection.execute(
+            sa.insert(records.record_type).values(
+                name="specimen", declaration=_second_form(SPECIMEN), applied_at=_THEN
+            )
+        )
+    for _ in range(2):  # the second time it has nothing to do
+        schema.migrate(store)
+        found = _history_and_index(store)
+        assert found["history"] == [
+            (3, "part", "p", "insert", {"amount": 1.5, "checked_at": None}),
+            (3, "", "", "update", found["history"][1][4]),
+        ]
+        image = found["history"][1][4]
+        assert (image["label"], image["pieces"], image["group_name"]) == ("x", 5, "g")
+        assert found["index"] == [
+            ("a", 3, "g", "2026-01-01", "2026-01-03", True),
+            ("b", 2, None, "2026-01-01", "2026-01-02", False),
+        ]
+        assert found["types"] == [("specimen", {}, 0, "keepline", _THEN)]
+    with store.write(Principal("ann")) as connection:
+        connection.exec_driver_sql("UPDATE rec_specimen__part SET amount = 2")
+    assert [row[:4] for row in _history_and_index(store)["history"]][2:] == [
+        (4, "", "", "update"),
+        (4, "part", "p", "update"),
+    ]
+    assert list(_faults(store)) == []
+    store.close()
+
+
+def _faults(store: Store) -> list[str]:
+    """Return what is wrong with the triggers of a store."""
+    with store.read() as connection:
+        return list(faults(connection, schema.declared_types(connection)))
+
+
+_THEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+_OLD_RECORDS = (
+    (
+        "INSERT INTO rec_specimen (record_key, group_name, label, pieces, row_born, row_rev, "
+        "revision) VALUES ('a', 'g', 'x', 5, 11, 12, 3)"
+    ),
+    "INSERT INTO rec_specimen__part (record_key, part, amount) VALUES ('a', 'p', 1.5)",
+    *(
+        "INSERT INTO change_feed (record_type, record_key, revision, op, txid, changed_at) "
+        f"VALUES ('specimen', '{key}', {revision}, '{op}', 0, "
+        f"'2026-01-0{revision} 00:00:00.000000+00:00')"
+        for key, revision, op in (
+            ("a", 1, "insert"),
+            ("a", 2, "update"),
+            ("a", 3, "update"),
+            ("b", 1, "insert"),
+            ("b", 2, "delete"),
+        )
+    ),
+)
+
+
+def _second_form(declared: RecordType) -> dict[str, Any]:
+    """Return a declaration as it was stored before types had more than fields."""
+    parts = declared.to_json()
+    kept = {key: parts[key] for key in ("name", "fields", "subtables", "comment")}
+    old = ("name", "type", "unit", "comment", "required", "updatable", "choices")
+    for each in (kept, *kept["subtables"]):
+        each["fields"] = [{key: field[key] for key in old} for field in each["fields"]]
+    return kept
+
+
+def _history_and_index(store: Store) -> dict[str, list[tuple[Any, ...]]]:
+    h, i, c = records.record_history.c, records.record_index.c, records.record_type_change.c
+    queries = {
+        "history": sa.select(h.revision, h.subtable, h.sub_key, h.op, h.image).order_by(h.id),
+        "index": sa.select(
+            i.record_key, i.revision, i.group_name, i.created_at, i.changed_at, i.current
+        ).order_by(i.record_key),
+        "types": sa.select(c.record_type, c.renames, c.after_history, c.who, c.applied_at),
+    }
+    with store.read() as connection:
+        found = {
+            name: [tuple(row) for row in connection.execute(query)]
+            for name, query in queries.items()
+        }
+    found["index"] = [
+        (*row[:3], str(row[3])[:10], str(row[4])[:10], row[5]) for row in found["index"]
+    ]
+    return found
+
 
 #: A session as the first schema has it.
 _OLD_ROWS = (

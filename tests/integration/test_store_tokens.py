@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from keepline.records import put_record
 from keepline.store import Store
-from keepline.store.tables.records import record_table, record_tables
+from keepline.store.tables.declared import record_table, record_tables
 from tests.stores import ANN, BEN, SPECIMEN, around
 
 TABLE = record_table(SPECIMEN, record_tables(SPECIMEN))
@@ -147,9 +147,9 @@ def test_an_upsert_changes_the_token(watched: Watched) -> None:
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_replace_makes_another_record(watched: Watched) -> None:
-    with watched.changes(born=True) as connection:
+    with watched.changes(born=True, steps=2) as connection:
         connection.exec_driver_sql(INSERT.replace("INSERT", "REPLACE"))
-    assert watched.feed() == [(1, "insert"), (2, "insert")]
+    assert watched.feed() == [(1, "insert"), (2, "delete"), (3, "insert")]
 
 
 @pytest.mark.parametrize("store", ["postgresql"], indirect=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keepline.capture import SqliteCaptureStore
 from keepline.store import Store
 
 
@@ -22,10 +23,17 @@ def archive_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def archive_store(tmp_path: Path, archive_template: Path) -> Iterator[Store]:
+def sql_store(tmp_path: Path, archive_template: Path) -> Iterator[Store]:
     """A store of one's own, with the schema and these two instruments."""
     file = tmp_path / "keepline.db"
     shutil.copy(archive_template, file)
     store = Store(f"sqlite:///{file}")
     yield store
     store.close()
+
+
+@pytest.fixture
+def capture_store(tmp_path: Path) -> Iterator[SqliteCaptureStore]:
+    """A capture store of one's own, without sessions."""
+    with SqliteCaptureStore(tmp_path / "capture.db") as store:
+        yield store

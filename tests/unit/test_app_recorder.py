@@ -58,6 +58,20 @@ def test_messages_are_spooled_where_the_settings_say(instance: Instance) -> None
     assert (instance.folder / "own-spool.db").exists()
 
 
+def test_url_beside_a_file_is_refused(folder: Path) -> None:
+    settings = folder / "keepline.toml"
+    said = settings.read_text()
+    settings.write_text(
+        said.replace('path = "capture.db"', 'url = "redis://:confidential@localhost:6379/0"')
+    )
+    with pytest.raises(
+        ConfigError, match=r'capture: url is for a server: set store = "redis"'
+    ) as e:
+        open_instance(folder)
+    assert "confidential" not in str(e.value)
+    assert "Value error" not in str(e.value)
+
+
 def test_what_is_not_declared_is_said_in_one_line(instance: Instance, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no stream 'other'; there are: lines;"):
         recorder(instance, "other")

@@ -1,9 +1,8 @@
 """The archive: nothing lost, nothing doubled, gaps and bad input kept, and read back exactly."""
 
 import json
-import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from keepline.capture import (
 from keepline.capture.archive import blocking
 from keepline.capture.archive import rows as rows_module
 from keepline.capture.archive.blocks import decode
+from keepline.capture.archive.readings import Reading
 from keepline.capture.decoders import typed_rows
 from keepline.capture.decoders.decoder import Decoded
 from keepline.errors import (
@@ -34,44 +34,12 @@ from keepline.errors import (
     UnknownInstrumentError,
 )
 from keepline.model import Channel, Principal, StreamSpec, to_us
-from keepline.store import Store, plugins, quarantine, schema
+from keepline.store import Store, plugins, quarantine
 from keepline.store.tables import capture as tables
 from keepline.store.tables import common
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(milliseconds=20)
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQL store's file with the schema and two instruments, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "keepline.db"
-    store = Store(f"sqlite:///{path}")
-    schema.migrate(store)
-    with store.write(Principal.system()) as connection:
-        connection.execute(
-            sa.insert(common.instrument),
-            [
-                {"name": "bench", "tz": "UTC", "group_name": None, "comment": ""},
-                {"name": "secret", "tz": "UTC", "group_name": "lab", "comment": ""},
-            ],
-        )
-    store.close()
-    return path
-
-
-@pytest.fixture
-def sql_store(tmp_path: Path, migrated: Path) -> Iterator[Store]:
-    shutil.copy(migrated, tmp_path)
-    store = Store(f"sqlite:///{tmp_path / migrated.name}")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def capture_store(tmp_path: Path) -> Iterator[SqliteCaptureStore]:
-    with SqliteCaptureStore(tmp_path / "capture.db") as store:
-        yield store
 
 
 @pytest.fixture
@@ -541,6 +509,52 @@ def test_cleared_data_comes_back(
     result = archive.archive_session(numbers[0])
     assert (result.added, result.repeats, result.state) == (20, 0, "complete")
     assert [state for state, _ in everything(sql_store)["changes"]].count("complete") == 3
+
+
+def test_clearing_takes_what_was_added_by_hand_for_good(
+    archive: Archive, capture_store: SqliteCaptureStore
+) -> None:
+    number = record(capture_store, values(20))
+    archive.archive_all()
+    before = list(archive.get_session_readings(number))
+    for value in (1.0, 2.0):
+        archive.add(Reading(number, "c0", START, value))
+        archive.clear_session_data(number)
+        assert list(archive.get_session_readings(number)) == []
+        archive.archive_session(number)
+        assert list(archive.get_session_readings(number)) == before
+
+
+#: What a local clock showed on the day when it was put back at three, with values, of which one
+#: is bad; then what time it was in UTC at the others.
+TWICE = (
+    [("01:30", 1), ("02:00", 1), ("02:50", "bad"), ("02:10", 1), ("02:40", 1), ("03:20", 1)],
+    ["23:30", "00:00", "01:10", "01:40", "02:20"],
+)
+
+
+@pytest.mark.parametrize("decoder", ["json", "csv"])
+@pytest.mark.parametrize("cut", range(6))
+def test_an_hour_that_a_clock_shows_twice_is_read_the_same_when_archiving_is_resumed(
+    archive: Archive, capture_store: SqliteCaptureStore, decoder: str, cut: int
+) -> None:
+    options: dict[str, Any] = {"time": "at", "tz": "Europe/Berlin"}
+    if decoder == "csv":
+        options["columns"] = ["at", "v"]
+    spec = StreamSpec(decoder=decoder, options=options, channels=(Channel("v"),))
+    server = CaptureServer(capture_store, "bench", spec=spec)
+    number = server.start_session(started=START)
+    for place, (clock, value) in enumerate(TWICE[0]):
+        if place == cut > 0:
+            server.wait(place - 1)
+            archive.archive_session(number)
+        at = f"2026-10-25T{clock}"
+        row = json.dumps({"at": at, "v": value}) if decoder == "json" else f"{at},{value}"
+        server.queue(row.encode(), START + place * STEP)
+    server.stop_session()
+    assert archive.archive_session(number).quarantined == 1
+    times = [each.at.strftime("%H:%M") for each in archive.get_session_readings(number)]
+    assert times == TWICE[1]
 
 
 def test_what_belongs_to_a_group_is_shown_to_its_members_only(

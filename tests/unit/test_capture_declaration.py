@@ -59,7 +59,7 @@ def test_options_cannot_be_changed_behind_the_declaration() -> None:
         ({"decoder": "morse"}, "no decoder called 'morse'"),
         ({"source": "a b"}, "cannot name a source"),
         ({"channels": [{"name": "v"}, {"name": "v"}]}, "'v' is declared twice"),
-        ({"channels": [{"name": "w"}]}, "'w' is not in the messages"),
+        ({"channels": [{"name": "w"}]}, "'w' is not in the messages; there are: "),
         ({"channels": [{"name": ""}]}, "cannot name a channel"),
         ({"channels": [{"name": "a\nb"}]}, "cannot name a channel"),
         ({"clock": {"bits": 4}}, "8 to 63 bits"),
@@ -76,6 +76,14 @@ def test_faulty_declaration_is_refused_in_one_line(changes: dict[str, Any], reas
     assert reason in text
     assert text.startswith("the stream rig/")
     assert "\n" not in text
+
+
+def test_unknown_channel_among_many_names_those_like_it() -> None:
+    board = {"instrument": "rig", "decoder": "board", "options": {"header": True}}
+    for name, near in (("board3_flag", "such as board3_flag_"), ("zzz", "such as board")):
+        with pytest.raises(ConfigError, match=near) as raised:
+            stream_spec(StreamSettings(**board, channels=[{"name": name}]))
+        assert len(str(raised.value)) < 160
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -76,7 +76,7 @@ def test_whole_numbers_are_exact_over_their_whole_range(numbers: list[int | None
         ("csv", {"columns": ["a"], "delimiter": "ab"}, "one ASCII character"),
         ("board", {}, "'a' is not in the messages"),
         ("board", {"headers": True}, "headers"),
-        ("influx", {"precision": "m"}, "precision"),
+        ("influx", {"precision": "d"}, "precision"),
         ("struct", {}, "fields"),
         ("struct", {"fields": []}, "fields"),
         ("struct", {"fields": [{"name": "a", "type": "u24"}]}, "no type 'u24'"),
@@ -168,6 +168,7 @@ def joined(parts: Sequence[Decoded]) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("name", LINES)
+@settings(max_examples=50)  # of each of the six
 @given(data=st.data())
 def test_rows_do_not_depend_on_how_messages_are_cut_into_batches(
     name: str, data: st.DataObject
@@ -194,6 +195,7 @@ def test_rows_do_not_depend_on_how_messages_are_cut_into_batches(
 
 
 @pytest.mark.parametrize("name", LINES)
+@settings(max_examples=50)
 @given(messages=st.lists(st.binary() | st.text().map(lambda text: text.encode()), max_size=8))
 def test_any_bytes_are_good_or_rejected(name: str, messages: list[bytes]) -> None:
     options, channels, _ = LINES[name]

@@ -43,11 +43,16 @@ def test_influx_values() -> None:
 
 
 def test_influx_times_have_the_declared_precision() -> None:
-    for precision, stamp in (("s", 3), ("ms", 3_000), ("us", 3_000_000), ("ns", 3_000_000_999)):
+    for precision, stamp in (
+        ("h", 2), ("m", 120), ("s", 7_200), ("ms", 7_200_000), ("us", 7_200_000_000),
+        ("ns", 7_200_000_000_999),
+    ):  # fmt: skip
         decoder = InfluxDecoder(StreamSpec(options={"precision": precision}), {})
         decoded = decoder.decode([f"m f=1 {stamp}".encode()])
         assert decoded.times_us is not None
-        assert decoded.times_us.tolist() == [3_000_000]
+        assert decoded.times_us.tolist() == [7_200_000_000]
+        late = decoder.decode([b"m f=1 9223372036854775807"])
+        assert len(late.rejected) == (precision != "ns")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_influx_times_have_the_declared_precision() -> None:
         b'cpu note="\0"',
         "cpu usage=\u0661".encode(),
         b"cpu usage=t",
-        b"m" * 300 + b" usage=1",
+        b"m" * 1_000 + b" usage=1",
     ],
 )
 def test_bad_influx_line_is_rejected_alone(bad: bytes) -> None:

@@ -53,6 +53,7 @@ def test_json_values() -> None:
         (b'{"a": 1' + b"0" * 400 + b"}", "too large"),
         (b'{"": 1}', "cannot name a channel"),
         (b'{"x\\u0000": 1}', "cannot name a channel"),
+        (b'{"' + "é".encode() * 501 + b'": 1}', "cannot name a channel: 1 to 1,000 bytes"),
         (b'{"\\ud800": 1}', "cannot name a channel"),
         (b"[" * 100_000, "nested too deeply"),
     ],

@@ -38,7 +38,7 @@ from keepline.model import (
     from_us,
     to_us,
 )
-from keepline.store import Store, plugins, schema
+from keepline.store import Store, plugins
 from keepline.store.tables import capture as tables
 from keepline.store.tables import common
 
@@ -47,32 +47,6 @@ START_US = to_us(START)
 STEP_US = 20_000
 TICK = 20  # of a millisecond
 SPEC = StreamSpec(step_us=STEP_US, clock=TickClock(bits=32, tick_us=1_000, step=TICK))
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQL store's file with the schema and an instrument, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "keepline.db"
-    store = Store(f"sqlite:///{path}")
-    schema.migrate(store)
-    with store.write(Principal.system()) as connection:
-        connection.execute(sa.insert(common.instrument).values(name="bench", tz="UTC", comment=""))
-    store.close()
-    return path
-
-
-@pytest.fixture
-def sql_store(tmp_path: Path, migrated: Path) -> Iterator[Store]:
-    shutil.copy(migrated, tmp_path)
-    store = Store(f"sqlite:///{tmp_path / migrated.name}")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def capture_store(tmp_path: Path) -> Iterator[SqliteCaptureStore]:
-    with SqliteCaptureStore(tmp_path / "capture.db") as store:
-        yield store
 
 
 @pytest.fixture
@@ -757,14 +731,14 @@ def test_messages_own_times_are_those_that_are_checked_and_kept(
     assert archive.get_session_variables(number)[0].first_at == from_us(own[0])
 
 
-def emptied(how: str, archive: Archive, number: int, migrated: Path, folder: Path) -> Store:
+def emptied(how: str, archive: Archive, number: int, archive_template: Path, folder: Path) -> Store:
     """Make the archive hold nothing of a session any more, and return its SQL store."""
     if how == "cleared":
         archive.clear_session_data(number)
     elif how == "deleted":
         archive.delete_session(number)
     else:
-        shutil.copy(migrated, folder / "other.db")
+        shutil.copy(archive_template, folder / "other.db")
         return Store(f"sqlite:///{folder / 'other.db'}")
     return archive.sql_store
 
@@ -773,14 +747,14 @@ def emptied(how: str, archive: Archive, number: int, migrated: Path, folder: Pat
 def test_archive_that_was_emptied_is_filled_again_before_anything_is_trimmed(
     archive: Archive,
     capture_store: SqliteCaptureStore,
-    migrated: Path,
+    archive_template: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
     number = record(capture_store, [ticked(first) for first in range(0, 10_000, 100)])
     archive.archive_session(number)
-    store = emptied(how, archive, number, migrated, tmp_path)
+    store = emptied(how, archive, number, archive_template, tmp_path)
     if how != "another":
         assert capture_store.archived(number, "main") == -1
         assert capture_store.trim(number, "main", 9_999) == 0

@@ -19,8 +19,9 @@ from keepline.errors import CaptureError
 from keepline.model import from_us
 from keepline.store import Store
 from tests.archived import STORE_ID, SYSTEM, Archived
+from tests.needs import needed
 
-tsdownsample = pytest.importorskip("tsdownsample")
+tsdownsample = needed("tsdownsample")
 
 Readings = list[tuple[int, float]]
 
@@ -28,8 +29,8 @@ _numbers = iter(range(1, 1_000_000))
 
 
 @pytest.fixture
-def archive(archive_store: Store) -> ArchiveReader:
-    return ArchiveReader(archive_store, STORE_ID, principal=SYSTEM)
+def archive(sql_store: Store) -> ArchiveReader:
+    return ArchiveReader(sql_store, STORE_ID, principal=SYSTEM)
 
 
 def session(store: Store, blocks: Sequence[Readings]) -> int:
@@ -73,7 +74,7 @@ _gathered = st.lists(
     cut=st.tuples(st.integers(-5, 200), st.integers(1, 300)) | st.none(),
 )
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_extremes_of_every_pixel_are_kept(
     archive: ArchiveReader,

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from numpy.testing import assert_array_equal
 
-from keepline.capture.archive import readings, scanning
+from keepline.capture.archive import one_channel, scanning
 from keepline.capture.archive.blocks import Block
 from keepline.capture.archive.readings import ArchiveReader
 from keepline.errors import CaptureError, NoSessionError
@@ -21,8 +21,8 @@ NAN = float("nan")
 
 
 @pytest.fixture
-def store(archive_store: Store) -> Store:
-    return archive_store
+def store(sql_store: Store) -> Store:
+    return sql_store
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_range_is_half_open(
 def test_many_blocks_come_in_order(
     store: Store, archive: ArchiveReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (readings, scanning):
+    for module in (one_channel, scanning):
         monkeypatch.setattr(module, "BATCH_BLOCKS", 3)
     blocks = [
         Block(ints(2 * n, 2 * n + 1), ints(2 * n, 2 * n + 1), {"v": np.array([n, n + 0.5])})
@@ -158,6 +158,8 @@ def test_what_is_not_there_is_told(store: Store, archive: ArchiveReader) -> None
             call(9, "f")
     with pytest.raises(CaptureError, match="no channel 'x'"):
         archive.read_arrow(1, ["f", "x"])
+    with pytest.raises(TypeError, match=r"a list of names: channels=\['f'\]"):
+        archive.read_arrow(1, "f")
 
 
 def test_what_belongs_to_a_group_is_for_its_members(store: Store) -> None:

@@ -22,8 +22,8 @@ from keepline.errors import (
     UnknownInstrumentError,
 )
 from keepline.model import Principal, from_us, to_us
-from keepline.store import Store, schema
 from keepline.store.tables import common
+from tests.stores import new_store
 
 HEADER = "time;a;note\n"
 Replay = Callable[..., ReplayResult]
@@ -31,8 +31,7 @@ Replay = Callable[..., ReplayResult]
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
-    sql_store = Store(f"sqlite:///{tmp_path / 'keepline.db'}")
-    schema.migrate(sql_store)
+    sql_store = new_store(tmp_path / "keepline.db")
     with sql_store.write(Principal.system()) as connection:
         connection.execute(
             sa.insert(common.instrument),

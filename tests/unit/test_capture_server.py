@@ -658,6 +658,28 @@ def test_session_ended_by_somebody_else_surfaces(
     assert store.session(number).state == "interrupted"
 
 
+def test_recorder_that_cannot_end_its_session_says_what_does(
+    store: SqliteCaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise CaptureWriteError("out of reach")
+
+    def recorded() -> None:
+        with CaptureServer(store, "bench") as server:
+            server.start_session()
+            server.queue_many([b"a", b"b"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStreamWriter, "append", away)
+        with pytest.raises(CaptureWriteError) as caught:
+            recorded()
+    assert str(caught.value) == (
+        "capture session 1 could not be ended, and 2 messages are lost: out of reach; "
+        "`keepline capture recover` ends it when the store is back"
+    )
+    assert [info.state for info in recover(store)] == ["interrupted"]
+
+
 def test_latest_is_the_same_for_every_client(server: CaptureServer, tmp_path: Path) -> None:
     number = server.start_session()
     assert server.get_latest_from_session(number) is None

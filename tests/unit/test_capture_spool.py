@@ -204,7 +204,7 @@ def test_full_spool_raises_and_keeps_what_was_taken(
             for taken in range(100_000):
                 server.queue(b"%d " % taken + b"x" * 1_000)
 
-        with pytest.raises(SpoolFullError, match=r"0\.25 MiB"):
+        with pytest.raises(SpoolFullError, match=r" has reached 0\.25 MiB$"):
             fill()
         with pytest.raises(SpoolFullError):
             server.queue(b"refused")
@@ -559,6 +559,25 @@ def test_killed_drainer_is_followed_by_another(
             assert info.origin.startswith(f"late:{store.session(number).global_name}/main:")
     assert found == list(range(8_010))
     assert kill > 1
+
+
+@pytest.mark.parametrize(
+    ("max_mb", "shown"), [(0.05, "0.05"), (1024, "1024"), (2.0, "2"), (5_000_000, "5000000")]
+)
+def test_size_of_a_full_spool_is_told_as_it_was_set(
+    store: SqliteCaptureStore, tmp_path: Path, max_mb: float, shown: str
+) -> None:
+    writer = store.create_session("bench", "", StreamSpec(), started=AT)
+    (chunk,) = cut([(b"1", AT_NS)], 0, {})
+    with Spool(tmp_path / "spool.db", max_mb=max_mb) as spool:
+        spool.max_bytes = 0
+        with (
+            closing(spool.stream(writer.session, StreamSpec(), 0)) as stream,
+            pytest.raises(SpoolFullError) as caught,
+        ):
+            stream.append(chunk)
+    assert str(caught.value).endswith(f" has reached {shown} MiB")
+    writer.close()
 
 
 def test_spool_is_made_from_settings(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_who_comes_back_later_is_told_of_another_epoch(store: SqliteCaptureStore
 
 
 def test_trimmed_messages_come_from_the_archive(
-    store: SqliteCaptureStore, archive_store: Store
+    store: SqliteCaptureStore, sql_store: Store
 ) -> None:
     server = CaptureServer(store, "bench")
     number = server.start_session(started=START)
@@ -233,7 +233,7 @@ def test_trimmed_messages_come_from_the_archive(
     for n, message in enumerate(messages):
         server.queue(message, START + n * STEP)
     server.wait(2_299)
-    archive = Archive(archive_store, store)
+    archive = Archive(sql_store, store)
     archive.archive_session(number)
     store.trim(number, "main", 2_299)
     assert store.trimmed(number, "main") == 2_299

@@ -116,7 +116,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rows=st.lists(st.lists(VALUES, min_size=3, max_size=3), max_size=8))
 def test_every_cell_reads_back(rows: list[list[Any]]) -> None:
     found = read(written(page(rows, 3)))["page"]
@@ -126,7 +126,7 @@ def test_every_cell_reads_back(rows: list[list[Any]]) -> None:
         assert all(agrees(cells[number], row[number]) for number in cells)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(
         st.tuples(

@@ -18,6 +18,7 @@ from keepline.capture.ingest.lines import LineSplitter
 from keepline.capture.ingest.run import run
 from keepline.capture.ingest.token import Token
 from keepline.capture.spool import Spool
+from keepline.capture.spooling import SpoolingWriter
 from keepline.capture.store import Appended
 from keepline.capture.stores.sqlite_writer import SqliteStreamWriter
 from keepline.errors import CaptureWriteError, ConfigError, IngestError, SessionClosedError
@@ -158,6 +159,49 @@ async def test_without_room_clients_wait_and_the_loop_goes_on(tmp_path: Path, di
         disk.go.set()
         await asyncio.gather(*taking)
     assert len(run_.stored()) == 600
+
+
+async def test_a_store_that_hangs_never_blocks_the_loop(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with feeding(tmp_path, max_pending=100) as run_:
+        feed = run_.feeder.main
+        disk.go.clear()
+        await feed.take([b"1"] * 100)
+        released = threading.Timer(2.0, disk.go.set)  # else the test would hang with the loop
+        released.start()
+        with monkeypatch.context() as patch:
+            # As after a look at the room and before a thread has a failed write tried again.
+            patch.setattr(CaptureServer, "room", 100)
+            assert feed.offer([b"2"] * 100, 0) == 0
+        assert not disk.go.is_set()
+        disk.go.set()
+        released.cancel()
+        assert await feed.take([b"2"] * 100) == 199
+    assert run_.stored() == [b"1"] * 100 + [b"2"] * 100
+
+
+async def test_a_further_source_goes_on_after_an_end_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain = SpoolingWriter.drain
+
+    def away(writer: SpoolingWriter) -> None:
+        if writer.source == "other":
+            raise CaptureWriteError("away")
+        drain(writer)
+
+    async with feeding(tmp_path) as run_:
+        other = await run_.feeder.source("other")
+        await other.take([b"1"])
+        with monkeypatch.context() as patch:
+            patch.setattr(SpoolingWriter, "drain", away)
+            with pytest.raises(CaptureWriteError, match="away"):
+                await run_.feeder.stop()
+        await other.acknowledged(await other.take([b"2"]))
+    assert run_.stored("other") == [b"1", b"2"]
+    assert run_.totals is not None
+    assert run_.totals.sources == {"main": 0, "other": 2}
 
 
 async def test_an_outage_of_the_store_keeps_messages_waiting_and_loses_none(

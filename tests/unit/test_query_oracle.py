@@ -157,7 +157,7 @@ def by_duckdb(drawn, text, values):
         return database.execute(text, values).fetchall()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases(), st.sampled_from([1, 2, 256]))
 def test_a_request_answers_what_a_plain_loop_does(case, bulk):
     """With look-ups and without: the same rows, in the order of the main table's."""

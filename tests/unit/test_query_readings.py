@@ -23,10 +23,10 @@ BEN = Principal("ben")
 
 
 @pytest.fixture
-def archive(archive_store: Store) -> ArchiveReader:
+def archive(sql_store: Store) -> ArchiveReader:
     """Two sessions, of which the second is the group lab's, with 40 blocks of 10 messages each."""
     for number, (instrument, group) in enumerate([("bench", None), ("secret", "lab")], start=1):
-        session = Archived(archive_store, number, instrument, group)
+        session = Archived(sql_store, number, instrument, group)
         session.add(
             *(
                 Block(
@@ -43,7 +43,7 @@ def archive(archive_store: Store) -> ArchiveReader:
             ),
             units={"load": "kN"},
         )
-    return ArchiveReader(archive_store, STORE_ID, principal=SYSTEM)
+    return ArchiveReader(sql_store, STORE_ID, principal=SYSTEM)
 
 
 @pytest.fixture

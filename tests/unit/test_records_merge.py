@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keepline.model import FieldGroup
 from keepline.records.merge import FieldState, merge
 from keepline.records.values import own, same
 
@@ -116,3 +117,26 @@ NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 )
 def test_sameness_is_typed_and_by_instant(one: object, other: object, expected: bool) -> None:
     assert same(one, other) is expected
+
+
+AMOUNT = (FieldGroup("amount", ("a", "b")),)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "conflicts"),
+    [
+        ({"a": 2}, {"b": 2}, ("a", "b")),
+        ({"a": 2}, {"c": 2}, ()),
+        ({"a": 2, "b": 2}, {}, ()),
+        ({"a": 2, "b": 2}, {"a": 2, "b": 2}, ()),
+        ({"a": 2}, {"a": 2, "b": 2}, ("b",)),
+        ({"a": 2, "b": 2}, {"a": 2, "b": 3}, ("b",)),
+        ({"c": 2}, {"c": 3, "a": 2}, ("c",)),
+    ],
+)
+def test_fields_of_a_group_conflict_as_one(
+    mine: dict[str, int], theirs: dict[str, int], conflicts: tuple[str, ...]
+) -> None:
+    base = dict.fromkeys("abc", 1)
+    merged = merge(base, base | mine, base | theirs, AMOUNT)
+    assert merged.conflicts == conflicts

@@ -1,7 +1,7 @@
 """What fields take, and what they refuse."""
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -28,6 +28,10 @@ class Kind(StrEnum):
         ("real", math.inf, math.inf),
         ("boolean", True, True),
         ("datetime", NOON, NOON),
+        ("date", date(2024, 2, 29), date(2024, 2, 29)),
+        ("blob", b"\x00\xff", b"\x00\xff"),
+        ("blob", bytearray(b"ab"), b"ab"),
+        ("blob", memoryview(b"abcd")[1:3], b"bc"),
         ("json", {"a": [1, None, "x"]}, {"a": [1, None, "x"]}),
         ("json", 5, 5),
         ("text", None, None),
@@ -55,6 +59,11 @@ def test_a_fitting_value_is_kept(type_: Any, value: Any, kept: Any) -> None:
         ("boolean", 1, "takes boolean"),
         ("datetime", NOON.replace(tzinfo=None), "time zone"),
         ("datetime", "2024-05-01T12:00Z", "takes datetime"),
+        ("datetime", NOON.date(), "takes datetime"),
+        ("date", NOON, "takes date, not datetime"),
+        ("date", "2024-05-01", "takes date"),
+        ("blob", "text", "takes blob, not str"),
+        ("blob", bytes(16 * 1024 * 1024 + 1), "at most 16,777,216 bytes"),
         ("json", {"a": math.nan}, "JSON"),
         ("json", {1: "a"}, "come back"),
         ("json", (1, 2), "come back"),
@@ -81,3 +90,29 @@ def test_a_json_value_is_copied() -> None:
     kept = checked(Field("f", "json"), given)
     given["a"].append(2)
     assert kept == {"a": [1]}
+
+
+def test_bounds_choices_and_codes_of_numbers() -> None:
+    share = Field("f", "real", minimum=0, maximum=1, missing=((-9.0, "refused"),))
+    assert [checked(share, value) for value in (0, 1, 0.5, -9)] == [0.0, 1.0, 0.5, -9.0]
+    for value, said in {-0.1: "at least 0", 1.1: "at most 1", math.inf: "at most 1"}.items():
+        with pytest.raises(InvalidRecordError, match=said):
+            checked(share, value)
+    score = Field("f", "integer", choices=(0, 1), missing=((-99, "refused"),))
+    assert [checked(score, value) for value in (0, 1, -99)] == [0, 1, -99]
+    for wrong in (2, True):
+        with pytest.raises(InvalidRecordError):
+            checked(score, wrong)
+    with pytest.raises(InvalidRecordError, match="one of: 0, 1, -99"):
+        checked(score, 2)
+
+
+def test_bytes_are_bounded_and_the_fields_own() -> None:
+    given = bytearray(b"abcd")
+    kept = checked(Field("f", "blob", max_bytes=4), given)
+    given[0] = 0
+    assert kept == b"abcd"
+    with pytest.raises(InvalidRecordError, match="at most 4 bytes, not 5"):
+        checked(Field("f", "blob", max_bytes=4), b"abcde")
+    with pytest.raises(InvalidRecordError, match="at most 4 bytes, not 8"):
+        checked(Field("f", "blob", max_bytes=4), memoryview(b"abcdefgh").cast("d"))

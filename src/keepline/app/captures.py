@@ -91,10 +91,16 @@ def record(
     lines: Iterable[bytes],
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Queue each line in the running session, without a carriage return; return how many."""
+    """Queue each line in the running session, without a carriage return; return how many.
+
+    Blank lines are no messages, as in the ways in from networks.
+    """
     taken = 0
     for line in lines:
-        server.queue(line.removesuffix(b"\r"))
+        message = line.removesuffix(b"\r")
+        if not message:
+            continue
+        server.queue(message)
         taken += 1
         if progress is not None and taken % _LINES == 0:
             progress(taken)

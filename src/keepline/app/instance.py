@@ -52,6 +52,9 @@ level = "stored"
 # step_s = 1.0
 # channels = [{ name = "pressure", unit = "bar" }]
 
+# Record types of your own are TOML files in the folder types;
+# `keepline records types migrate` applies them.
+
 # Who gets the records. Take the # away to make a recipient.
 # [recipients.ledger]
 # transport = "database"
@@ -209,12 +212,13 @@ def open_instance(folder: Path | str | None = None) -> Instance:
 
 def migrate_instance(folder: Path | str | None = None) -> Instance:
     """Bring the instance in `folder` to this version's schema, open it and make it current."""
-    from keepline.records.types import INSTRUMENT_SESSION, apply_type
+    from keepline.records.type_changes import migrate_type
+    from keepline.records.types import INSTRUMENT_SESSION
 
     instance = Instance(_resolve(folder), config.load(_resolve(folder)))
     try:
         schema.migrate(instance.store)
-        apply_type(instance.store, INSTRUMENT_SESSION, Principal.system())
+        migrate_type(instance.store, INSTRUMENT_SESSION, Principal.system())
     except BaseException:
         instance.close()
         raise

@@ -1,6 +1,7 @@
 """The story: reading -> session -> record -> query -> delivery, a function a step.
 
-Each step can be run again at any time: what is done already is left alone.
+Each step can be run again at any time: what is done already is left alone. What only one of
+them needs, and takes long to load, is loaded there.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from keepline import delivery, downloads, query
-from keepline.capture import recovery
-from keepline.capture.archive.readings import overlaps
-from keepline.capture.draining import drain_spool, living_sessions
-from keepline.capture.replaying.replay import ReplayResult, replay_csv
 from keepline.delivery import Pending
 from keepline.delivery.recipients import recipient
-from keepline.errors import KeeplineError, RecordNotFoundError
+from keepline.errors import KeeplineError
 from keepline.model import Instrument, Principal, RecordImage, SessionInfo
 from keepline.records import put_record
 from keepline.records.types import INSTRUMENT_SESSION, load_type
@@ -38,6 +35,7 @@ from keepline.store.tables import sessions as logged
 
 if TYPE_CHECKING:
     from keepline.app.instance import Instance
+    from keepline.capture.replaying.replay import ReplayResult
 
 
 @dataclass
@@ -107,6 +105,8 @@ def replay(
 
     A file that cannot be replayed is reported as failed, and the others go on.
     """
+    from keepline.capture import overlaps, replay_csv
+
     add_instrument(Instrument(instrument, tz=tz), instance=instance)
     report = ReplayReport()
     for done, file in enumerate(files):
@@ -184,6 +184,9 @@ def recover(instance: Instance) -> list[SessionInfo]:
     What their recorders left in the spool is brought into them first. A session whose recorder
     lives and is spooling is left alone.
     """
+    from keepline.capture import drain_spool, recovery
+    from keepline.capture.draining import living_sessions
+
     store, spool = instance.capture_store, instance.spool
     drained = [] if spool is None else drain_spool(spool, store)
     living = frozenset() if spool is None else living_sessions(spool, store)
@@ -266,17 +269,6 @@ def records(instance: Instance, record_type: str) -> Iterator[RecordImage]:
     declared = load_type(instance.store, record_type)
     with instance.store.read() as connection:
         yield from fetch(connection, declared, me(instance))
-
-
-def record(instance: Instance, record_type: str, key: str) -> RecordImage:
-    """Return one record; raises UnknownRecordTypeError or RecordNotFoundError."""
-    declared = load_type(instance.store, record_type)
-    with instance.store.read() as connection:
-        for image in fetch(connection, declared, me(instance), [key]):
-            return image
-    raise RecordNotFoundError(
-        f"there is no {record_type} called {key!r}, or it is not yours to see"
-    )
 
 
 def connect(instance: Instance) -> query.Connection:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keepline.capture.archive.archive import Archive, ArchiveResult
     from keepline.capture.archive.models import Cache, Category, Config, ListedSession, Notification
+    from keepline.capture.archive.overlaps import Overlap, overlaps
     from keepline.capture.archive.overview import Overview
-    from keepline.capture.archive.readings import Overlap, Reading, Variable, overlaps
+    from keepline.capture.archive.readings import Reading, Variable
     from keepline.capture.declaration import read_declaration, stream_spec
     from keepline.capture.decoders.csv_lines import CsvDecoder
     from keepline.capture.decoders.decoder import Decoded, Decoder
@@ -42,7 +43,7 @@ _HOMES = {
     "JsonDecoder": "keepline.capture.decoders.json_lines",
     "ListedSession": "keepline.capture.archive.models",
     "Notification": "keepline.capture.archive.models",
-    "Overlap": "keepline.capture.archive.readings",
+    "Overlap": "keepline.capture.archive.overlaps",
     "Overview": "keepline.capture.archive.overview",
     "Reading": "keepline.capture.archive.readings",
     "RedisCaptureStore": "keepline.capture.stores.redis",
@@ -53,7 +54,7 @@ _HOMES = {
     "Tail": "keepline.capture.tail",
     "Variable": "keepline.capture.archive.readings",
     "drain_spool": "keepline.capture.draining",
-    "overlaps": "keepline.capture.archive.readings",
+    "overlaps": "keepline.capture.archive.overlaps",
     "read_declaration": "keepline.capture.declaration",
     "recover": "keepline.capture.recovery",
     "replay_csv": "keepline.capture.replaying.replay",

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from keepline.capture.decoders.declared import DeclaredDecoder
-from keepline.capture.decoders.options import can_name_a_channel
+from keepline.capture.decoders.options import NAMES_NO_CHANNEL, can_name_a_channel, shown
 from keepline.capture.stores.stream_specs import check_source
 from keepline.config import ChannelSettings, StreamSettings, first_mistake
 from keepline.errors import CaptureError, ConfigError, DecodeError, PluginError
@@ -85,7 +85,5 @@ def _step_us(step_s: float | None) -> int | None:
 
 def _channel(settings: ChannelSettings) -> Channel:
     if not can_name_a_channel(settings.name):
-        raise ValueError(
-            f"{settings.name[:60]!r} cannot name a channel: 1 to 200 characters that can be printed"
-        )
+        raise ValueError(f"{shown(settings.name)} {NAMES_NO_CHANNEL}")
     return Channel(settings.name, settings.dtype, settings.unit)

@@ -128,13 +128,17 @@ class Recording(Generic[Writer]):
             self._act()
             return seq
 
-    def put_many(self, messages: Sequence[bytes], at_us: int) -> int | None:
+    def put_many(
+        self, messages: Sequence[bytes], at_us: int, timeout_s: float | None = None
+    ) -> int | None:
         """Take messages as one, so that their numbers follow each other; return the last one.
 
-        Otherwise as `put`; without a message, the number of the last one taken.
+        Otherwise as `put`; without a message, the number of the last one taken. Raises
+        CaptureTimeoutError, taking none, when there is no room for `timeout_s` seconds.
         """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
-            if not self._admit(messages):
+            if not self._admit(messages, deadline):
                 return None
             at_ns = at_us * 1000
             entries = [(message, at_ns) for message in messages]
@@ -224,7 +228,7 @@ class Recording(Generic[Writer]):
         self._thread = threading.Thread(target=self._run, name="keepline-capture", daemon=True)
         self._thread.start()
 
-    def _admit(self, messages: Sequence[bytes]) -> bool:
+    def _admit(self, messages: Sequence[bytes], deadline: float | None = None) -> bool:
         """Wait for room for messages, weigh them, and open up; False when closed."""
         sizes = [len(message) for message in messages if len(message) > LIGHT]
         if max(sizes, default=0) > MAX_MESSAGE_BYTES:
@@ -241,7 +245,10 @@ class Recording(Generic[Writer]):
                 raise error
             if self._room() >= needed and self._weight <= _MAX_WEIGHT:
                 break
-            self._progress.wait()
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                raise CaptureTimeoutError("there was no room for messages within the given time")
+            self._progress.wait(remaining)
         else:
             return False
         self._weight += sum(sizes)

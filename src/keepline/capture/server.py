@@ -24,6 +24,7 @@ from keepline.errors import (
     CaptureTimeoutError,
     CaptureWriteError,
     NoSessionError,
+    SpoolFullError,
     UnsupportedLevelError,
 )
 from keepline.model import LEVELS, CaptureState, Level, SessionInfo, StreamSpec, to_us, utc_now
@@ -191,18 +192,27 @@ class CaptureServer(SessionReader):
         payload = _encoded(message)
         return self._said(None if recording is None else recording.put(payload, at_us, tick))
 
-    def queue_many(self, messages: Sequence[bytes | str], at_us: int | None = None) -> int | None:
+    def queue_many(
+        self,
+        messages: Sequence[bytes | str],
+        at_us: int | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> int | None:
         """Take messages in one call and return the sequence number of the last one.
 
         All or none are taken, and no other message comes between them. Each has the time
         `at_us`, UTC microseconds since 1970, or now. Blocks while there is no `room` for all
         of them; more than `max_pending` wait until no other message is pending. Otherwise as
-        `queue`, and raises as it does.
+        `queue`, and raises as it does; and CaptureTimeoutError, with none taken, when there is
+        no room for `timeout_s` seconds: with 0 it never waits for the store.
         """
         recording = self._recording
         at_us = time_ns() // 1000 if at_us is None else _checked(at_us)
         payloads = [_encoded(message) for message in messages]
-        return self._said(None if recording is None else recording.put_many(payloads, at_us))
+        return self._said(
+            None if recording is None else recording.put_many(payloads, at_us, timeout_s)
+        )
 
     @property
     def room(self) -> int:
@@ -285,15 +295,21 @@ class CaptureServer(SessionReader):
             return info
 
     def close(self) -> None:
-        """End a running session as interrupted and release it, whatever can be written."""
+        """End a running session as interrupted and release it, whatever can be written.
+
+        Raises CaptureWriteError, which says what is lost, when it could not be ended: `recover`
+        ends it later.
+        """
         with self._mutex:
             recording = self._recording
             if recording is None:
                 return
             try:
                 self.stop_session(state="interrupted")
+            except (CaptureWriteError, SpoolFullError) as error:
+                recording.abandon()  # which is one more try
+                raise _not_ended(recording, error) from error
             finally:
-                # Left running when nothing can be written: `recover` ends it later.
                 recording.abandon()
                 self._release(recording)
 
@@ -369,6 +385,17 @@ class CaptureServer(SessionReader):
         raise UnsupportedLevelError(
             f"the capture session was started with the level {own!r} and does not keep {level!r}"
         )
+
+
+def _not_ended(recording: Recording[SpoolingWriter], error: CaptureError) -> CaptureWriteError:
+    """Return what to say of a session that its recorder has given up and could not end."""
+    lost = recording.accepted_seq - recording.stored_seq
+    reason = error.__cause__ if isinstance(error.__cause__, CaptureError) else error
+    return CaptureWriteError(
+        f"capture session {recording.writer.session.number} could not be ended"
+        f"{f', and {lost} messages are lost' if lost else ''}: {reason}; "
+        "`keepline capture recover` ends it when the store is back"
+    )
 
 
 def _outcome(recording: Recording[SpoolingWriter]) -> CaptureState:

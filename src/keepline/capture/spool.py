@@ -47,6 +47,7 @@ class Spool:
         self, path: str | Path, *, max_mb: float = 1024, when_full: WhenFull = "block"
     ) -> None:
         self.store = SqliteCaptureStore(path)
+        self.max_mb = max_mb
         self.max_bytes = int(max_mb * _MEBIBYTE)
         self.when_full: WhenFull = when_full
         self._mutex = threading.Lock()
@@ -147,7 +148,7 @@ class SpooledStream:
         if self._spool.used_bytes() + size > self._spool.max_bytes:
             raise SpoolFullError(
                 f"the capture store cannot be reached, and its spool {self._spool.store.path} "
-                f"has reached {self._spool.max_bytes / _MEBIBYTE:g} MiB"
+                f"has reached {self._spool.max_mb:.10g} MiB"
             )
         self._writer.append([chunk])
 

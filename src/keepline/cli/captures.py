@@ -53,7 +53,7 @@ def start(
 ) -> None:
     """Record standard input, a message a line, as a session.
 
-    Ctrl-C and `keepline capture stop` end it as well; what was read by then is stored.
+    Blank lines are no messages. Ctrl-C and `keepline capture stop` end it as well; what was read by then is stored.
     """
     from keepline.app import captures
     from keepline.app.recorder import recorder
@@ -93,7 +93,10 @@ def list_(json: Json = False) -> None:
 
 @capture.command()
 def recover(json: Json = False) -> None:
-    """Close the sessions whose recorder died, and no others."""
+    """Close the sessions whose recorder died, and no others.
+
+    On Redis a recorder whose lease ran out is given one more, ten seconds, to come back.
+    """
     from keepline.app import pipeline
     from keepline.cli import report
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 class AllCommands(TyperGroup):
     """A group whose help lists the commands of its groups too, a line each."""
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:  # pydantic, which typer checks values with, adds this
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         rows = []
         for name, command in self.commands.items():

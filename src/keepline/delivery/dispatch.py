@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import cast
 
-from keepline.delivery import backlog, lock, sent_log
+from keepline.delivery import backlog, lock, sent_log, withdrawals
+from keepline.delivery.epochs import epochs_of
 from keepline.delivery.recipients import Recipient
 from keepline.delivery.report import RecipientReport
 from keepline.delivery.sent_log import Attempt, Outcome
-from keepline.delivery.transport import Sending, Transport
+from keepline.delivery.transport import Sending, Transport, Withdrawing
+from keepline.delivery.withdrawals import Withdrawal
 from keepline.errors import DeliveryError, KeeplineError, RecordNotFoundError, TransportError
-from keepline.model import Principal, RecordImage, RecordKey
+from keepline.model import Principal, RecordImage, RecordKey, RecordType
 from keepline.store.current import Current
+from keepline.store.schema import declared_types
 
 #: Called with the recipient's name, and how many of how many records were looked at.
 Progress = Callable[[str, int, int], None]
@@ -157,24 +161,64 @@ class Dispatcher:
         for key in found.unreadable:
             self.report.fail(str(key), "a value in its row is not of the column's type")
         self.report.gone += len(found.gone)
-        if found.settled or found.gone:
+        kept = self._withdraw(found.gone)
+        done = [key for key in (*found.settled, *found.gone) if key not in kept]
+        if done:
             with self._store.write(self._principal) as connection:
-                backlog.forget(connection, self._recipient.name, [*found.settled, *found.gone])
+                backlog.forget(connection, self._recipient.name, done)
         return found
+
+    def _withdraw(self, gone: Sequence[RecordKey]) -> set[RecordKey]:
+        """Take back what the recipient has of erased subjects; return what is to be tried again."""
+        with self._store.read() as connection:
+            due = withdrawals.due(connection, self._recipient.name, gone)
+            types = {each.name: each for each in declared_types(connection)} if due else {}
+        failed = set()
+        for withdrawal in due:
+            if not self._take_back(withdrawal, types.get(withdrawal.key.record_type)):
+                failed.add(withdrawal.key)
+        return failed
+
+    def _take_back(self, withdrawal: Withdrawal, declared: RecordType | None) -> bool:
+        """Take one object back; return False when it is to be tried again."""
+        self._check_lock()
+        name = self._recipient.name
+        with self._store.write(self._principal) as connection:
+            attempt = withdrawals.begin(connection, name, withdrawal)
+        outcome = Outcome(attempt, "refused", "its subject is erased: ask for it to be removed")
+        if self._transport.capabilities.withdraws and declared is not None:
+            able = cast(Withdrawing, self._transport)
+            try:
+                with _translated():
+                    able.withdraw(declared, withdrawal.target_key)
+                outcome = Outcome(attempt, "sent")
+            except TransportError as error:
+                if error.unreachable:
+                    raise  # the attempt stays open, and the next run tries again
+                outcome = Outcome(attempt, "failed", str(error))
+        with self._store.write(self._principal) as connection:
+            sent_log.finish(connection, [outcome])
+        self.report.withdrawn += outcome.state == "sent"
+        if outcome.state != "sent":
+            self.report.fail(str(withdrawal.key), outcome.reason)
+            self.report.refused += outcome.state == "refused"
+        return outcome.state != "failed"
 
     def _send_all(self, images: Sequence[RecordImage]) -> None:
         """Send records in batches; raises TransportError when the recipient is unreachable."""
         size = _BATCH if self._transport.capabilities.idempotent else 1
+        epochs = epochs_of(self._store, images, self._epoch)
         for start in range(0, len(images), size):
-            self._send_batch([self._sending(image) for image in images[start : start + size]])
+            batch = images[start : start + size]
+            self._send_batch([self._sending(image, epochs[image.name]) for image in batch])
 
-    def _sending(self, image: RecordImage) -> tuple[Sending, bool]:
+    def _sending(self, image: RecordImage, epoch: str) -> tuple[Sending, bool]:
         """Return the sending of a record, and whether its content can be written at all."""
         name = self._recipient.name
         try:
-            return Sending.of(image, recipient=name, epoch=self._epoch), True
+            return Sending.of(image, recipient=name, epoch=epoch), True
         except ValueError:
-            return Sending.without_content(image, recipient=name, epoch=self._epoch), False
+            return Sending.without_content(image, recipient=name, epoch=epoch), False
 
     def _send_batch(self, batch: Sequence[tuple[Sending, bool]]) -> None:
         self._check_lock()

@@ -13,9 +13,10 @@ class RecipientReport:
     """What a run did for one recipient.
 
     `sent` records arrived; `failed` did not, of which `refused` never will and are tried again
-    only when they change; `resolved` attempts without outcome got one; `gone` were deleted or
-    may not be seen; `remaining` are still due. `held_back` changes cannot be looked at yet: on
-    PostgreSQL the feed is complete only up to the oldest open transaction of the server.
+    only when they change; `withdrawn` were taken back, as their subjects are erased; `resolved`
+    attempts without outcome got one; `gone` were deleted or may not be seen; `remaining` are
+    still due. `held_back` changes cannot be looked at yet: on PostgreSQL the feed is complete
+    only up to the oldest open transaction of the server.
     `failures` holds (record, reason) of the first hundred; `error` says why the run ended early.
     """
 
@@ -23,6 +24,7 @@ class RecipientReport:
     sent: int = 0
     failed: int = 0
     refused: int = 0
+    withdrawn: int = 0
     resolved: int = 0
     gone: int = 0
     remaining: int = 0

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from keepline.config import RecipientSettings
-from keepline.model import RecordImage, stable_hash
+from keepline.model import RecordImage, RecordType, stable_hash
 from keepline.render.json import record_json
 
 
@@ -22,11 +22,13 @@ class Capabilities:
 
     `probes`: `delivered` knows the answer. `idempotent`: the same sending twice leaves the
     recipient as once does; then attempts are logged many at a time, else one by one, so that
-    a crash leaves at most one sending whose outcome nobody knows.
+    a crash leaves at most one sending whose outcome nobody knows. `withdraws`: it has
+    `withdraw`, for records of subjects that were erased.
     """
 
     probes: bool = False
     idempotent: bool = False
+    withdraws: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +99,12 @@ class Transport(Protocol):
 
     def delivered(self, send_key: str) -> bool | None:
         """Return whether the recipient has this sending; None when it cannot answer."""
+        ...
+
+
+class Withdrawing(Protocol):
+    """What a transport with the capability `withdraws` has besides."""
+
+    def withdraw(self, declared: RecordType, target_key: str) -> None:
+        """Remove one object, in all its revisions, from the recipient; it may be gone already."""
         ...

@@ -15,7 +15,7 @@ from keepline.model import Field, FieldType, Principal, RecordImage, RecordType,
 from keepline.render.json import dumps
 from keepline.store.recordset import fetch
 from keepline.store.schema import declared_types
-from keepline.store.tables.records import record_tables
+from keepline.store.tables.declared import record_tables
 
 #: Names of the pages about the others; no record type's name starts with an underscore.
 COLUMNS_PAGE = "_columns"

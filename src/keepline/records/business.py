@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache, partialmethod
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import lru_cache, partial, partialmethod
+from typing import Any, ClassVar, Literal, Self, cast
 
 import sqlalchemy as sa
 
@@ -17,22 +18,33 @@ from keepline.errors import (
     RecordNotFoundError,
     UnknownFieldError,
 )
-from keepline.model import Principal, RecordImage, RecordType
-from keepline.records.edit import Attempt, Edit, values_of
+from keepline.model import Field, Principal, RecordImage, RecordType
+from keepline.records.edit import Attempt, Edit
+from keepline.records.etag import ETag
+from keepline.records.home import Home, Left, home_of
+from keepline.records.joined import on_rollback
 from keepline.records.merge import merge
 from keepline.records.outcomes import Conflict, Outcome, SaveResult
-from keepline.records.save import Row, Token, attempt, read_row
-from keepline.records.types import load_type, table_of
-from keepline.records.values import checked, own, same
-from keepline.store.access import visible
+from keepline.records.put import insert, new_row
+from keepline.records.rows import Row, Token, read_row, read_rows, update_row
+from keepline.records.save import attempt
+from keepline.records.types import load_type
+from keepline.records.values import checked, same
+from keepline.store.access import may_see_group, visible
 from keepline.store.current import Current, current
-from keepline.store.tables.records import record_tables
+from keepline.store.tables.declared import record_tables
 
 Choice = Literal["base", "mine", "theirs"]
 _NOT_GIVEN: Any = object()
 
-#: What `delete` raises for an outcome.
+#: What `delete` and `create` raise for an outcome.
 _ERRORS = {Outcome.FORBIDDEN: ForbiddenError, Outcome.INVALID: InvalidRecordError}
+
+_SAVED = SaveResult(Outcome.SAVED)
+_KEY = Field("record_key", required=True)
+
+#: Keys in one query.
+_BATCH = 500
 
 
 class BusinessObject:
@@ -40,8 +52,9 @@ class BusinessObject:
 
     Make one of a subclass: `business_class(record_type)`, or a class of one's own that names
     its type in `_record_type`. With a key the record is fetched; with `row` (a `RecordImage`,
-    or a row of the type's table with its tokens) nothing is fetched. `principal` is who reads
-    and saves; without one it is keepline itself, which sees everything.
+    or a row of the type's table with its tokens) nothing is fetched; `select` reads many at
+    once, `create` makes a new record. `principal` is who reads and saves; without one it is
+    keepline itself, which sees everything.
 
     Methods called ``get_<name>`` and ``set_<name>`` of a subclass can be used as
     ``obj['<name>']`` too; what a getter returned is kept, apart from the fields, until its
@@ -50,8 +63,15 @@ class BusinessObject:
     `original_payload` holds the fields as last read from the database, `modified_payload` what
     the database held at the last failure of a save (None when there was none, or the record is
     gone or not to be seen), `_payload` the values with all changes made here. No failure ever
-    touches the last. Not for use by several threads at once.
+    touches the last. Each is made anew when it is asked for.
+
+    Whatever takes a `connection` reads or writes within that connection's transaction, on this
+    store, and leaves its end to the caller. When that is a rollback, the object is again as it
+    was before the save, and what was typed is unsaved again. Not for use by several threads at
+    once.
     """
+
+    __slots__ = ("_home", "_left", "_row", "_touched")
 
     #: The name of the record type.
     _record_type: ClassVar[str] = ""
@@ -60,20 +80,12 @@ class BusinessObject:
     #: The declaration, where the class was made from one.
     _declared: ClassVar[RecordType | None] = None
 
-    key: str
-    #: The record's revision and group as last read.
-    revision: int
-    group: str | None
-    original_payload: dict[str, Any]
-    modified_payload: dict[str, Any] | None
-    #: The conflict that is to be resolved, if there is one.
-    conflict: Conflict | None
-    _payload: dict[str, Any]
-    _token: Token
-    #: Fields of a conflict that were decided, with theirs as it was then.
-    _seen: dict[str, Any]
-    #: The row that the conflict is about.
-    _theirs: Row | None
+    _home: Home
+    #: The row as last read.
+    _row: Row
+    #: Values that were set here, or could have been changed in place.
+    _touched: dict[str, Any] | None
+    _left: Left | None
 
     def __init__(
         self,
@@ -82,24 +94,94 @@ class BusinessObject:
         row: RecordImage | Mapping[str, Any] | None = None,
         instance: Current | None = None,
         principal: Principal | None = None,
+        connection: sa.Connection | None = None,
     ) -> None:
         if (pk is None) == (row is None):
             raise RecordError("give either a record's key or a row that was read")
-        self._store = current(instance).store
-        self._principal = principal or Principal.system()
-        self.record_type = self._declared or load_type(self._store, self._record_type)
-        self._table = table_of(self.record_type)
-        self._related: dict[str, Any] = {}
-        self.conflict = None
-        self.modified_payload = None
+        self._home = self._home_in(instance, principal)
+        self._touched = self._left = None
+        if row is None:
+            self._row = self._fetch(cast(str, pk), connection)
+            return
+        self._home, self._row = self._home.given(row)
         if isinstance(row, RecordImage):
-            self._related |= row.subrows
-            self._adopt(_row_of(row))
-        elif row is not None:
-            self._adopt(row)
-        else:
-            self.key = cast(str, pk)
-            self._adopt(self._fetch())
+            self._left = Left(row.subrows)
+
+    @classmethod
+    def select(
+        cls,
+        keys: Sequence[str] | None = None,
+        where: sa.ColumnElement[bool] | Mapping[str, Any] | None = None,
+        *,
+        limit: int | None = None,
+        instance: Current | None = None,
+        principal: Principal | None = None,
+        connection: sa.Connection | None = None,
+    ) -> Iterator[Self]:
+        """Yield the records that `principal` may see, by key.
+
+        `keys` and `where` choose among them: fields and their values, or a condition on the
+        columns of `table`. The rows are read here, as one state of the store, and become
+        objects as they are asked for; a key that does not exist yields nothing.
+        """
+        home = cls._home_in(instance, principal)
+        conditions = _conditions(home, where)
+        column = home.table.c.record_key
+        with _reading(home, connection) as reader:
+            read = partial(read_rows, reader, home.stored, home.principal, limit=limit)
+            if keys is None:
+                rows = read(conditions)
+            else:
+                wanted = sorted(set(keys))
+                parts = (wanted[at : at + _BATCH] for at in range(0, len(wanted), _BATCH))
+                rows = [row for part in parts for row in read([*conditions, column.in_(part)])]
+        return cls._objects(home, rows[:limit])
+
+    @classmethod
+    def create(
+        cls,
+        key: str,
+        values: Mapping[str, Any],
+        *,
+        group: str | None = None,
+        subject: int | None = None,
+        reason: str | None = None,
+        instance: Current | None = None,
+        principal: Principal | None = None,
+        connection: sa.Connection | None = None,
+    ) -> Self:
+        """Make a new record of `values`, any of the type's fields; the others stay empty.
+
+        It belongs to `group`, and is about the person with the number `subject` where the type
+        has one. Raises InvalidRecordError for values that the type or the database refuses and
+        for a key that is taken, ForbiddenError, or RecordError when the database refuses or
+        stays busy.
+        """
+        home = cls._home_in(instance, principal)
+        declared = home.declared
+        if not checked(_KEY, key):
+            raise InvalidRecordError("a record needs a key")
+        if not may_see_group(group, home.principal):
+            raise ForbiddenError(f"you are not in the group {group!r}")
+        if subject is not None and not declared.subject:
+            raise InvalidRecordError(f"a record of type {declared.name} is about no subject")
+        new = new_row(declared, key, values, group, subject)
+
+        def step(connection: sa.Connection) -> Attempt:
+            if insert(connection, declared, new) is not None:
+                raise InvalidRecordError(f"there is a {declared.name} {key!r} already")
+            return Attempt(_SAVED, read_row(connection, home.stored, key, home.principal))
+
+        answer = attempt(home.store, home.principal, step, reason=reason, connection=connection)
+        if isinstance(answer, SaveResult):
+            raise _ERRORS.get(answer.outcome, RecordError)(answer.message)
+        (made,) = cls._objects(home, [cast(Row, answer.row)])
+        return made
+
+    @classmethod
+    def table(cls, instance: Current | None = None) -> sa.Table:
+        """Return the record type's table, for conditions on its columns."""
+        return cls._home_in(instance, None).table
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.key!r})"
@@ -109,20 +191,15 @@ class BusinessObject:
     @property
     def fields(self) -> tuple[str, ...]:
         """Return the names of the fields, in the type's order."""
-        return tuple(self._payload)
+        return tuple(self._home.layout.fields)
 
     @property
     def updatable_fields(self) -> tuple[str, ...]:
         """Return the names of the fields that can be set."""
-        listed = self._updatable_fields
-        return tuple(
-            field.name
-            for field in self.record_type.fields
-            if field.updatable and (listed is None or field.name in listed)
-        )
+        return tuple(name for name in self._home.layout.fields if name in self._home.updatable)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._payload
+        return name in self._home.layout.fields
 
     def __getitem__(self, name: str) -> Any:
         """Return a field, a sub-table's rows, or what ``get_<name>`` returns.
@@ -130,19 +207,27 @@ class BusinessObject:
         ``record_key``, ``revision`` and ``group_name`` can be read as well. Raises
         UnknownFieldError, which is a KeyError too.
         """
-        if name in self._payload:
-            return self._payload[name]
+        touched = self._touched
+        if touched is not None and name in touched:
+            return touched[name]
+        layout = self._home.layout
+        if name in layout.fields:
+            value = layout.value(self._row, name)
+            if name in layout.mutable:
+                self._touch(name, value)
+            return value
         if name in ("record_key", "revision", "group_name"):
-            return {"record_key": self.key, "revision": self.revision}.get(name, self.group)
-        if name in self._related:
-            return self._related[name]
+            return layout.value(self._row, name)
+        if self._left is not None and name in self._left.related:
+            return self._left.related[name]
         if any(subtable.name == name for subtable in self.record_type.subtables):
             return self.subrows(name)
         getter = getattr(self, f"get_{name}", None)
         if not callable(getter):
             raise UnknownFieldError(f"{self.record_type.name} has no field {name!r}")
-        self._related[name] = getter()
-        return self._related[name]
+        related = self._beside().related
+        related[name] = getter()
+        return related[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a field, or call ``set_<name>``; the database learns of a field at the next save.
@@ -150,41 +235,47 @@ class BusinessObject:
         Raises ReadOnlyFieldError, UnknownFieldError, or InvalidRecordError for a value that
         the field cannot take; nothing is changed then.
         """
-        setter = getattr(self, f"set_{name}", None)
-        if name in self._payload:
-            if name not in self.updatable_fields:
+        field = self._home.layout.fields.get(name)
+        if field is not None:
+            if name not in self._home.updatable:
                 raise ReadOnlyFieldError(f"{name} cannot be set")
-            self._payload[name] = checked(self.record_type.field(name), value)
-        elif callable(setter):
-            setter(value)
-            self._related.pop(name, None)
-        else:
+            self._touch(name, checked(field, value))
+            return
+        setter = getattr(self, f"set_{name}", None)
+        if not callable(setter):
             _ = self[name]
             raise ReadOnlyFieldError(f"{name} cannot be set")
+        setter(value)
+        if self._left is not None:
+            self._left.related.pop(name, None)
 
-    def subrows(self, name: str) -> tuple[dict[str, Any], ...]:
+    def subrows(
+        self, name: str, *, connection: sa.Connection | None = None
+    ) -> tuple[dict[str, Any], ...]:
         """Return the rows of a sub-table in key order; they are read once and kept.
 
         Raises UnknownFieldError.
         """
-        if name in self._related:
-            return cast("tuple[dict[str, Any], ...]", self._related[name])
-        for subtable in self.record_type.subtables:
-            if subtable.name == name:
-                break
-        else:
-            raise UnknownFieldError(f"{self.record_type.name} has no sub-table {name!r}")
-        child = record_tables(self.record_type).tables[self.record_type.subtable_name(subtable)]
-        allowed, _ = visible(self._table, self._principal)
-        query = (
-            sa.select(*(column for column in child.c if column.name != "record_key"))
-            .join_from(child, self._table)
-            .where(child.c.record_key == self.key, allowed)
-            .order_by(child.c[subtable.key])
-        )
-        with self._store.read() as connection:
-            self._related[name] = tuple(map(dict, connection.execute(query).mappings()))
-        return cast("tuple[dict[str, Any], ...]", self._related[name])
+        related = self._beside().related
+        if name not in related:
+            try:
+                subtable = self.record_type.subtable(name)
+            except KeyError:
+                raise UnknownFieldError(
+                    f"{self.record_type.name} has no sub-table {name!r}"
+                ) from None
+            table = self._home.table
+            tables = record_tables(self.record_type).tables
+            child = tables[self.record_type.subtable_name(subtable)]
+            query = (
+                sa.select(*(column for column in child.c if column.name != "record_key"))
+                .join_from(child, table)
+                .where(child.c.record_key == self.key, visible(table, self._principal)[0])
+                .order_by(child.c[subtable.key])
+            )
+            with _reading(self._home, connection) as reader:
+                related[name] = tuple(map(dict, reader.execute(query).mappings()))
+        return cast("tuple[dict[str, Any], ...]", related[name])
 
     # Changes
 
@@ -194,14 +285,26 @@ class BusinessObject:
 
         A JSON value that was changed in place counts; a value set and set back does not.
         """
-        base = self._base
-        return tuple(n for n, value in self._payload.items() if not same(value, base[n]))
+        touched, layout = self._touched, self._home.layout
+        if not touched:
+            return ()
+        seen = self._left.seen if self._left is not None else {}
+        return tuple(
+            name
+            for name in layout.fields
+            if name in touched
+            and not same(
+                touched[name], seen[name] if name in seen else layout.value(self._row, name)
+            )
+        )
 
     def is_changed(self) -> bool:
         """Return whether anything was changed here that the database does not know."""
         return bool(self.changed_fields)
 
-    def refetch_payload(self, *, ignore_changes: bool = False) -> bool:
+    def refetch_payload(
+        self, *, ignore_changes: bool = False, connection: sa.Connection | None = None
+    ) -> bool:
         """Read the record again, and what is related to it.
 
         With unsaved changes return False and do nothing, unless `ignore_changes` throws them
@@ -209,27 +312,34 @@ class BusinessObject:
         """
         if self.is_changed() and not ignore_changes:
             return False
-        self._adopt(self._fetch(), drop_related=True)
+        row = self._fetch(self.key, connection)
+        modified = self._left and self._left.modified
+        self._adopt(row)
+        if modified:
+            self._beside().modified = modified
         return True
 
-    def save(self) -> Outcome:
+    def save(self, reason: str | None = None, connection: sa.Connection | None = None) -> Outcome:
         """Save the changed fields, and no others; return what it came to.
 
         The outcome is true when the database now holds them. Raises ConflictError when others
         changed the same fields to other values: its `conflict`, kept as `obj.conflict`, has
         base, mine and theirs; `resolve` each field, then save again.
         """
-        result = self.save_payload()
+        result = self.save_payload(reason, connection)
         if result.conflict is not None:
             raise ConflictError(result.message, conflict=result.conflict)
         return result.outcome
 
-    def save_payload(self) -> SaveResult:
-        """Save the changed fields, and no others, in a transaction of its own.
+    def save_payload(
+        self, reason: str | None = None, connection: sa.Connection | None = None
+    ) -> SaveResult:
+        """Save the changed fields, and no others, in a transaction of its own or the caller's.
 
-        The answer is true when the database now holds them, unpacks as (ok, data), and says
-        everything else that there is to know. Raises RecordError or InstanceError only when
-        the store itself fails; whatever happens, what was typed stays here.
+        `reason` is kept in the history. The answer is true when the database now holds the
+        changes, unpacks as (ok, data), and says everything else that there is to know. Raises
+        RecordError or InstanceError only when the store itself fails; whatever happens, what
+        was typed stays here.
         """
         try:
             changes = self._changes()
@@ -237,19 +347,7 @@ class BusinessObject:
             return SaveResult(Outcome.INVALID, str(error))
         if not changes:
             return SaveResult(Outcome.UNCHANGED)
-        edit = self._edit()
-        answer = attempt(self._store, self._principal, lambda c: edit.save(c, changes))
-        if isinstance(answer, SaveResult):
-            answer = Attempt(answer, self._now())
-        result, row = answer.result, answer.row
-        if result and row is not None:
-            self._adopt(row, drop_related=result.outcome is not Outcome.SAVED)
-            self.conflict = self.modified_payload = None
-            return result
-        self.modified_payload = None if row is None else values_of(self.record_type, row)
-        if result.outcome not in (Outcome.RETRYABLE, Outcome.INVALID):
-            self.conflict, self._theirs = result.conflict, row
-        return result
+        return self._carry_out(partial(self._write, changes=changes), reason, connection)
 
     def resolve(self, field: str, value: Any = _NOT_GIVEN, *, choice: Choice | None = None) -> None:
         """Decide one field of a conflict: by a value, or by a side (base, mine, theirs).
@@ -258,7 +356,8 @@ class BusinessObject:
         taken over, and the next save is measured against what they saved. Raises RecordError
         when there is no conflict about `field`, or neither or both are given.
         """
-        conflict = self.conflict
+        left = self._beside()
+        conflict = left.conflict
         if conflict is None or field not in conflict.conflicting:
             raise RecordError(f"there is no conflict about {field}")
         if (value is _NOT_GIVEN) == (choice is None):
@@ -267,21 +366,24 @@ class BusinessObject:
             value = {"base": conflict.base, "mine": conflict.mine, "theirs": conflict.theirs}[
                 choice
             ][field]
-        self._payload[field] = checked(self.record_type.field(field), value)
-        self._seen[field] = conflict.theirs[field]
-        if self._seen.keys() >= set(conflict.conflicting):
+        self._touch(field, checked(self._home.layout.fields[field], value))
+        left.seen[field] = conflict.theirs[field]
+        if left.seen.keys() >= set(conflict.conflicting):
             values = merge(self._base, self._payload, conflict.theirs).values
-            self._adopt(cast("Row", self._theirs), drop_related=True)
-            self._payload = {name: own(each) for name, each in values.items()}
-            self.conflict = None
+            modified = left.modified
+            self._adopt(cast(Row, left.theirs))
+            self._touched = dict(values)
+            self._beside().modified = modified
 
-    def delete(self) -> bool:
+    def delete(self, reason: str | None = None, connection: sa.Connection | None = None) -> bool:
         """Delete the record as it was read; return False when it was gone already.
 
-        Raises ConflictError when it was changed or made anew since, ForbiddenError, or
-        RecordError when the database refuses.
+        Raises ConflictError when it was changed or made anew since, ForbiddenError,
+        InvalidRecordError when a reason is required, or RecordError when the database refuses.
         """
-        answer = attempt(self._store, self._principal, self._edit().delete)
+        answer = attempt(
+            self._store, self._principal, self._edit().delete, reason=reason, connection=connection
+        )
         result = answer if isinstance(answer, SaveResult) else answer.result
         if result:
             return True
@@ -292,62 +394,224 @@ class BusinessObject:
             raise ConflictError(message, conflict=result.conflict)
         raise _ERRORS.get(result.outcome, RecordError)(result.message)
 
+    def finalise(
+        self, reason: str | None = None, connection: sa.Connection | None = None
+    ) -> SaveResult:
+        """Close the record to changes, as it was read: any change by others is a conflict.
+
+        Raises RecordError when there are unsaved changes, or the type has no such state.
+        """
+        return self._set_finalised(True, reason, connection)
+
+    def reopen(self, reason: str | None, connection: sa.Connection | None = None) -> SaveResult:
+        """Open a finalised record to changes again; as `finalise` otherwise."""
+        return self._set_finalised(False, reason, connection)
+
     # State
+
+    @property
+    def key(self) -> str:
+        """Return the record's key."""
+        return self._home.layout.key(self._row)
+
+    @property
+    def revision(self) -> int:
+        """Return the record's revision as last read."""
+        return cast(int, self._home.layout.value(self._row, "revision"))
+
+    @property
+    def group(self) -> str | None:
+        """Return the group that the record belongs to; None is the whole instance."""
+        return cast("str | None", self._home.layout.value(self._row, "group_name"))
+
+    @property
+    def subject(self) -> int | None:
+        """Return the number of the person that the record is about."""
+        if not self.record_type.subject:
+            return None
+        return cast("int | None", self._home.layout.value(self._row, "subject_no"))
+
+    @property
+    def finalised(self) -> bool:
+        """Return whether the record is closed to changes."""
+        return self._home.layout.finalised(self._row)
+
+    @property
+    def record_type(self) -> RecordType:
+        """Return the declaration of the record's type."""
+        return self._home.declared
 
     @property
     def token(self) -> Token:
         """Return the token that guards the next save; opaque."""
-        return self._token
+        return self._home.layout.token(self._row)
 
     @property
-    def _base(self) -> Mapping[str, Any]:
+    def etag(self) -> str:
+        """Return the record's state as a strong entity tag, in its quotes."""
+        token, home = self.token, self._home
+        epoch = home.instance.epoch
+        return str(ETag(epoch, home.table.name, self.key, token.born, token.rev))
+
+    @property
+    def original_payload(self) -> dict[str, Any]:
+        """Return the fields as last read from the database."""
+        return self._home.layout.values(self._row)
+
+    @property
+    def modified_payload(self) -> dict[str, Any] | None:
+        """Return what the database held at the last failure of a save."""
+        row = self._left.modified if self._left is not None else None
+        return None if row is None else self._home.stored.values(row)
+
+    @property
+    def conflict(self) -> Conflict | None:
+        """Return the conflict that is to be resolved, if there is one."""
+        return self._left.conflict if self._left is not None else None
+
+    @property
+    def _payload(self) -> dict[str, Any]:
+        return {name: self[name] for name in self._home.layout.fields}
+
+    @property
+    def _store(self) -> Any:
+        return self._home.store
+
+    @property
+    def _principal(self) -> Principal:
+        return self._home.principal
+
+    @property
+    def _base(self) -> dict[str, Any]:
         """What changes are measured from: the values last read, or theirs where decided."""
-        return self.original_payload | self._seen if self._seen else self.original_payload
+        return self.original_payload | (self._left.seen if self._left is not None else {})
+
+    # Carrying out
+
+    @classmethod
+    def _home_in(cls, instance: Current | None, principal: Principal | None) -> Home:
+        instance = current(instance)
+        declared = cls._declared or load_type(instance.store, cls._record_type)
+        return home_of(instance, principal or Principal.system(), declared, cls._updatable_fields)
+
+    @classmethod
+    def _objects(cls, home: Home, rows: Sequence[Row]) -> Iterator[Self]:
+        # A class with a constructor of its own has more to set up than the slots.
+        plain, new = cls.__init__ is BusinessObject.__init__, cls.__new__
+        for row in rows:
+            if plain:
+                obj = new(cls)
+                obj._home, obj._row, obj._touched, obj._left = home, row, None, None
+            else:
+                given = {name: home.stored.value(row, name) for name in home.stored.at}
+                obj = cls(row=given, instance=home.instance, principal=home.principal)
+            yield obj
+
+    def _beside(self) -> Left:
+        if self._left is None:
+            self._left = Left()
+        return self._left
+
+    def _touch(self, name: str, value: Any) -> None:
+        if self._touched is None:
+            self._touched = {}
+        self._touched[name] = value
+
+    def _changes(self) -> dict[str, Any]:
+        # Checked again, since a JSON value may have been changed in place.
+        touched, fields = self._touched or {}, self._home.layout.fields
+        return {name: checked(fields[name], touched[name]) for name in self.changed_fields}
 
     def _edit(self) -> Edit:
         return Edit(
-            self.record_type,
+            self._home.stored,
             self.key,
-            self._token,
+            self.token,
             self.revision,
             self._principal,
             self._base,
             self._payload,
         )
 
-    def _changes(self) -> dict[str, Any]:
-        # Checked again, since a JSON value may have been changed in place.
-        return {
-            name: checked(self.record_type.field(name), self._payload[name])
-            for name in self.changed_fields
-        }
+    def _write(
+        self, connection: sa.Connection, *, changes: Mapping[str, Any], merging: bool = True
+    ) -> Attempt:
+        """Write `changes`; when the row is not the one that was read, merge or refuse."""
+        home = self._home
+        row = update_row(connection, home.stored, self.key, self.token, home.principal, changes)
+        if row is not None:
+            return Attempt(_SAVED, row)
+        return self._edit().settle(connection, merging=merging)
 
-    def _now(self) -> Row | None:
-        with self._store.read() as connection:
-            return read_row(connection, self._table, self.key, self._principal)
+    def _set_finalised(
+        self, wanted: bool, reason: str | None, connection: sa.Connection | None
+    ) -> SaveResult:
+        if not self.record_type.finalised:
+            raise RecordError(f"records of type {self.record_type.name} are never finalised")
+        if self.is_changed():
+            raise RecordError("there are unsaved changes; save them first")
+        if self.finalised is wanted:
+            return SaveResult(Outcome.UNCHANGED)
+        write = partial(self._write, changes={"finalised": wanted}, merging=False)
+        return self._carry_out(write, reason, connection)
 
-    def _fetch(self) -> Row:
-        row = self._now()
+    def _carry_out(
+        self,
+        step: Callable[[sa.Connection], Attempt],
+        reason: str | None,
+        connection: sa.Connection | None,
+    ) -> SaveResult:
+        answer = attempt(self._store, self._principal, step, reason=reason, connection=connection)
+        if isinstance(answer, SaveResult):
+            with _reading(self._home, connection) as reader:
+                row = read_row(reader, self._home.stored, self.key, self._principal)
+            answer = Attempt(answer, row)
+        return self._conclude(answer, connection)
+
+    def _conclude(self, answer: Attempt, connection: sa.Connection | None) -> SaveResult:
+        """Take over what a save came to; undo that when the caller's transaction is undone."""
+        result, row = answer.result, answer.row
+        if result and row is not None:
+            if connection is not None:
+                on_rollback(connection, self._back(row))
+            self._adopt(row, keep_related=result.outcome is Outcome.SAVED)
+            return result
+        left = self._beside()
+        left.modified = row
+        if result.outcome not in (Outcome.RETRYABLE, Outcome.INVALID):
+            left.conflict, left.theirs = result.conflict, row
+        return result
+
+    def _back(self, saved: Row) -> Callable[[], None]:
+        """Return what makes the object as it is now again, with what is typed until then."""
+        home, row, touched, left = self._home, self._row, dict(self._touched or {}), self._left
+
+        def back() -> None:
+            layout, later = self._home.stored, self._touched or {}
+            touched.update(
+                (name, value)
+                for name, value in later.items()
+                if not same(value, layout.value(saved, name))
+            )
+            self._home, self._row, self._touched, self._left = home, row, touched, left
+
+        return back
+
+    def _fetch(self, key: str, connection: sa.Connection | None) -> Row:
+        with _reading(self._home, connection) as reader:
+            row = read_row(reader, self._home.stored, key, self._principal)
         if row is None:
             raise RecordNotFoundError(
-                f"there is no {self.record_type.name} {self.key!r}, or it is not yours to see"
+                f"there is no {self.record_type.name} {key!r}, or it is not yours to see"
             )
         return row
 
-    def _adopt(self, row: Mapping[str, Any], *, drop_related: bool = False) -> None:
-        try:
-            self._token = Token.of(row)
-            self.key = row["record_key"]
-            self.revision = row["revision"]
-            self.group = row["group_name"]
-            self.original_payload = values_of(self.record_type, row)
-        except KeyError as error:
-            raise RecordError(f"the row lacks the column {error.args[0]}") from None
-        self._payload = values_of(self.record_type, row)
-        self._seen = {}
-        self._theirs = None
-        if drop_related:
-            self._related.clear()
+    def _adopt(self, row: Row, *, keep_related: bool = False) -> None:
+        """Take `row` for what the database holds, with nothing typed since."""
+        related = self._left.related if keep_related and self._left is not None else None
+        self._home = self._home.of_stored()
+        self._row, self._touched = row, None
+        self._left = Left(related) if related else None
 
 
 @lru_cache(maxsize=256)
@@ -360,18 +624,25 @@ def business_class(record_type: RecordType) -> type[BusinessObject]:
     }
     members |= {
         "__doc__": record_type.comment or f"A record of type {record_type.name}.",
+        "__slots__": (),
         "_record_type": record_type.name,
         "_declared": record_type,
     }
     return type(name, (BusinessObject,), members)
 
 
-def _row_of(image: RecordImage) -> Row:
-    return {
-        "record_key": image.key,
-        "group_name": image.group,
-        "revision": image.revision,
-        "row_born": image.born,
-        "row_rev": image.rev,
-        **image.values,
-    }
+def _reading(home: Home, connection: sa.Connection | None) -> Any:
+    return home.store.read() if connection is None else nullcontext(connection)
+
+
+def _conditions(
+    home: Home, where: sa.ColumnElement[bool] | Mapping[str, Any] | None
+) -> list[sa.ColumnElement[bool]]:
+    if where is None:
+        return []
+    if not isinstance(where, Mapping):
+        return [where]
+    for name in where:
+        if name not in home.stored.fields:
+            raise UnknownFieldError(f"{home.declared.name} has no field {name!r}")
+    return [home.table.c[name] == value for name, value in where.items()]

@@ -7,6 +7,7 @@ own properties.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -21,9 +22,9 @@ def jsonclasshintify(obj: Any) -> Any:
     """Turn data into plain dicts and lists that say what they were.
 
     A business object becomes a dict with its fields and sub-rows and a ``__jsonclass__`` of
-    its class's name, record type and key; times, time differences, zones and dataclasses
-    likewise. Lists and dicts are gone through at any depth; a number that JSON cannot hold
-    becomes the hint ``Number`` with its name. Plain values stay as they are.
+    its class's name, record type and key; times, time differences, zones, bytes (in base64) and
+    dataclasses likewise. Lists and dicts are gone through at any depth; a number that JSON
+    cannot hold becomes the hint ``Number`` with its name. Plain values stay as they are.
     """
     if isinstance(obj, BusinessObject):
         return {
@@ -53,6 +54,8 @@ def _hinted(value: Any) -> Any:
     if isinstance(value, timedelta):
         parts = [value.days, value.seconds, value.microseconds]
         return {"__jsonclass__": ["TimeDelta", parts]}
+    if isinstance(value, bytes):
+        return {"__jsonclass__": ["Bytes", [base64.b64encode(value).decode("ascii")]]}
     if isinstance(value, tzinfo):
         return {"__jsonclass__": ["TimeZone", [str(value)]]}
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,26 +1,19 @@
-"""One editor's changes of one record, carried out within a write transaction."""
+"""One editor's changes of one record that is not as it was read, within a write transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from keepline.model import Principal, RecordKey, RecordType
+from keepline.model import Principal, RecordKey
 from keepline.records.merge import FieldState, merge
-from keepline.records.outcomes import MESSAGES, Conflict, Outcome, SaveResult
-from keepline.records.save import (
-    Row,
-    Token,
-    changes_since,
-    delete_row,
-    lock_row,
-    read_row,
-    update_row,
-)
-from keepline.records.types import table_of
+from keepline.records.outcomes import FINALISED, MESSAGES, Conflict, Outcome, SaveResult
+from keepline.records.revisions import field_changes
+from keepline.records.rows import Layout, Row, Token, delete_row, lock_row, read_row, update_row
+from keepline.records.save import changes_since, refused
 from keepline.records.values import own
 
 
@@ -34,9 +27,12 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A record as one editor read it (`token`, `revision`, `base`) and wants it (`mine`)."""
+    """A record as one editor read it (`token`, `revision`, `base`) and wants it (`mine`).
 
-    declared: RecordType
+    `base` and `mine` may hold some of the record's fields only; the others are left alone.
+    """
+
+    layout: Layout
     key: str
     token: Token
     revision: int
@@ -44,68 +40,98 @@ class Edit:
     base: Mapping[str, Any]
     mine: Mapping[str, Any]
 
-    def save(self, connection: sa.Connection, changes: Mapping[str, Any]) -> Attempt:
-        """Write `changes`; when the row is not the one that was read, merge or refuse."""
-        at = (connection, table_of(self.declared), self.key)
-        if row := update_row(*at, self.token, self.principal, changes):
-            return Attempt(SaveResult(Outcome.SAVED), row)
-        found = self._theirs(connection)
-        theirs = found.row
-        if theirs is None or found.result.outcome is not Outcome.CONFLICT:
-            return found
-        merged = merge(self.base, self.mine, values_of(self.declared, theirs))
+    def settle(self, connection: sa.Connection, *, merging: bool = True) -> Attempt:
+        """Merge with the row that is there, or say why nothing can be written.
+
+        To be called when no row with `token` could be changed. Without `merging` any change
+        by others is a conflict.
+        """
+        found = lock_row(connection, self.layout, self.key)
+        seen = found and read_row(connection, self.layout, self.key, self.principal)
+        return self.settle_with(connection, found, may_see=seen is not None, merging=merging)
+
+    def settle_with(
+        self, connection: sa.Connection, theirs: Row | None, *, may_see: bool, merging: bool = True
+    ) -> Attempt:
+        """Do as `settle` does with the row that is there, which this transaction has locked."""
+        if theirs is None:
+            return Attempt(failed(Outcome.DELETED))
+        if not may_see:
+            return Attempt(failed(Outcome.FORBIDDEN))
+        token = self.layout.token(theirs)
+        if token.born != self.token.born:
+            return Attempt(failed(Outcome.REPLACED), theirs)
+        if token == self.token:
+            return Attempt(failed(Outcome.SUPPRESSED), theirs)
+        if not merging:
+            return Attempt(self._conflict(connection, theirs), theirs)
+        if self.layout.finalised(theirs):
+            return Attempt(SaveResult(Outcome.FORBIDDEN, FINALISED), theirs)
+        return self._merged(connection, theirs)
+
+    def delete(self, connection: sa.Connection) -> Attempt:
+        """Delete the row if it is the one that was read; `saved` says that it was."""
+        if delete_row(connection, self.layout, self.key, self.token, self.principal):
+            return Attempt(SaveResult(Outcome.SAVED))
+        return self.settle(connection, merging=False)
+
+    def _merged(self, connection: sa.Connection, theirs: Row) -> Attempt:
+        values = self.layout.values(theirs)
+        merged = merge(self.base, self.mine, values, self.layout.declared.groups)
         if merged.conflicts:
             return Attempt(self._conflict(connection, theirs), theirs)
         mine = {name: merged.values[name] for name in merged.fields_in(FieldState.MINE)}
         if not mine:
             return Attempt(SaveResult(Outcome.UNCHANGED), theirs)
-        row = update_row(*at, Token.of(theirs), self.principal, mine)
+        try:
+            with connection.begin_nested():
+                row = update_row(
+                    connection,
+                    self.layout,
+                    self.key,
+                    self.layout.token(theirs),
+                    self.principal,
+                    mine,
+                )
+        except sa.exc.DBAPIError as error:
+            refusal = refused(error)
+            if refusal is None or refusal.outcome is not Outcome.INVALID:
+                raise
+            if refusal.constraint == "reason":
+                return Attempt(refusal, theirs)
+            # Each side's values may be good alone, but they break a rule together.
+            return Attempt(self._conflict(connection, theirs, refusal), theirs)
         if row is None:  # the row is locked, so it was no other editor
             return Attempt(failed(Outcome.SUPPRESSED), theirs)
         return Attempt(SaveResult(Outcome.MERGED), row)
 
-    def delete(self, connection: sa.Connection) -> Attempt:
-        """Delete the row if it is the one that was read; `saved` says that it was."""
-        if delete_row(connection, table_of(self.declared), self.key, self.token, self.principal):
-            return Attempt(SaveResult(Outcome.SAVED))
-        found = self._theirs(connection)
-        if found.row is None or found.result.outcome is not Outcome.CONFLICT:
-            return found
-        return Attempt(self._conflict(connection, found.row), found.row)
-
-    def _theirs(self, connection: sa.Connection) -> Attempt:
-        """Say why no row with our token was found; keep the row that is there as it is."""
-        table = table_of(self.declared)
-        theirs = lock_row(connection, table, self.key)
-        if theirs is None:
-            return Attempt(failed(Outcome.DELETED))
-        if read_row(connection, table, self.key, self.principal) is None:
-            return Attempt(failed(Outcome.FORBIDDEN))
-        if theirs["row_born"] != self.token.born:
-            return Attempt(failed(Outcome.REPLACED), theirs)
-        same_row = Token.of(theirs) == self.token
-        return Attempt(failed(Outcome.SUPPRESSED if same_row else Outcome.CONFLICT), theirs)
-
-    def _conflict(self, connection: sa.Connection, theirs: Row) -> SaveResult:
-        name = RecordKey(self.declared.name, self.key)
-        others = values_of(self.declared, theirs)
+    def _conflict(
+        self, connection: sa.Connection, theirs: Row, broken: SaveResult | None = None
+    ) -> SaveResult:
+        declared = self.layout.declared
+        name = RecordKey(declared.name, self.key)
+        found = self.layout.values(theirs)
+        others = {each: found[each] for each in self.base}
+        states = dict(merge(self.base, self.mine, others, declared.groups).states)
+        if broken is not None:
+            states |= {n: FieldState.CONFLICT for n, s in states.items() if s is FieldState.MINE}
         changed_by, changed_at = changes_since(connection, name, self.revision)
         conflict = Conflict(
             record=name,
             base={each: own(value) for each, value in self.base.items()},
             mine={each: own(value) for each, value in self.mine.items()},
             theirs=others,
-            fields=merge(self.base, self.mine, others).states,
-            revision=theirs["revision"],
+            fields=states,
+            revision=theirs[self.layout.at["revision"]],
             changed_by=changed_by,
             changed_at=changed_at,
+            edits=field_changes(connection, declared, self.key, self.revision),
         )
-        return SaveResult(Outcome.CONFLICT, conflict.message, conflict)
-
-
-def values_of(declared: RecordType, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row's fields, in the type's order, as the caller's own."""
-    return {field.name: own(row[field.name]) for field in declared.fields}
+        result = SaveResult(Outcome.CONFLICT, conflict.message, conflict)
+        if broken is None:
+            return result
+        told = f"both changes together break {broken.constraint or 'a rule'}: {result.message}"
+        return replace(result, message=told, constraint=broken.constraint)
 
 
 def failed(outcome: Outcome) -> SaveResult:

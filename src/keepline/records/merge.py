@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from keepline.model import FieldGroup
 from keepline.records.values import same
 
 
@@ -40,18 +41,36 @@ class Merge:
         return tuple(name for name, found in self.states.items() if found is state)
 
 
-def merge(base: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Merge:
+def merge(
+    base: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    groups: Iterable[FieldGroup] = (),
+) -> Merge:
     """Merge two sets of changes of the same fields.
 
     A field that one side changed takes that side's value; one that both changed to the same
-    value takes it; one that both changed to different values is a conflict.
+    value takes it; one that both changed to different values is a conflict. So is every field
+    of a group that the two sides want to be different, when both changed something in the group.
     """
     states = {name: _state(base[name], mine[name], theirs[name]) for name in base}
+    for group in groups:
+        states |= _together({name: states[name] for name in group.fields if name in states})
     values = {
         name: theirs[name] if state is FieldState.THEIRS else mine[name]
         for name, state in states.items()
     }
     return Merge(values, states)
+
+
+def _together(states: Mapping[str, FieldState]) -> dict[str, FieldState]:
+    """Return the states that change when one side's values are taken for all fields or none."""
+    differing = (FieldState.MINE, FieldState.THEIRS, FieldState.CONFLICT)
+    changed_by_us = any(s not in (FieldState.UNCHANGED, FieldState.THEIRS) for s in states.values())
+    changed_by_them = any(s not in (FieldState.UNCHANGED, FieldState.MINE) for s in states.values())
+    if not (changed_by_us and changed_by_them):
+        return {}
+    return {name: FieldState.CONFLICT for name, state in states.items() if state in differing}
 
 
 def _state(base: Any, mine: Any, theirs: Any) -> FieldState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -30,11 +30,12 @@ class Outcome(StrEnum):
     DELETED = "deleted"
     #: A trigger or a policy of the database refused the change.
     SUPPRESSED = "suppressed"
-    #: A constraint of the database refused a value.
+    #: A constraint of the database refused a value, or the reason is missing.
     INVALID = "invalid"
-    #: The record is not this principal's to change.
+    #: The record is not this principal's to change, or it is finalised.
     FORBIDDEN = "forbidden"
-    #: The database was busy with others for too long; the same save may work later.
+    #: The database was busy with others for too long, or the rest of an atomic batch was
+    #: refused; the same save may work later.
     RETRYABLE = "retryable"
 
     def __bool__(self) -> bool:
@@ -52,15 +53,20 @@ MESSAGES: Mapping[Outcome, str] = {
     Outcome.RETRYABLE: "the database is busy; try again",
 }
 
+#: What is said of records that are closed to changes, and of changes that lack a reason.
+FINALISED = "the record is finalised; reopen it first"
+REASON_NEEDED = "a reason is required"
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """Two people's changes of one record that do not go together.
 
     `base` is what both started from, `mine` what this editor wants, `theirs` what the database
-    holds now; `fields` says what happened to each field. `changed_by` names
-    all who changed the record since it was read (without a history nobody can say which field
-    was whose; nobody is named whose change went around keepline), `changed_at` is the last time.
+    holds now; `fields` says what happened to each field. `changed_by` names all who changed
+    the record since it was read (nobody is named whose change went around keepline),
+    `changed_at` is the last time. `edits` says of each field that was changed since who did it
+    last (None for a change that went around keepline), and when.
     """
 
     record: RecordKey
@@ -71,6 +77,7 @@ class Conflict:
     revision: int
     changed_by: tuple[str, ...] = ()
     changed_at: datetime | None = None
+    edits: Mapping[str, tuple[str | None, datetime]] = field(default_factory=dict)
 
     @property
     def conflicting(self) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from keepline.errors import InvalidRecordError, RecordError
 from keepline.model import Field, RecordType, SubTable
 from keepline.records.outcomes import Outcome
-from keepline.records.save import lock_row
 from keepline.records.values import checked, same
-from keepline.store.tables.records import record_tables
+from keepline.store.tables.declared import record_tables
 
 Values = Mapping[str, Any]
 
@@ -29,29 +28,29 @@ def put_record(
     values: Values,
     subrows: Mapping[str, Sequence[Values]] | None = None,
     group: str | None = None,
+    subject: int | None = None,
 ) -> Outcome:
     """Write a record and its sub-rows in the transaction of `connection`.
 
-    A new record gets all `values` and `group`. Of one that is there only fields that its type
-    declares as not updatable are written, and only where they differ: what people may edit is
-    theirs. Each sub-table in `subrows` is made to hold exactly those rows, each with its key.
-    A record that somebody else inserts at the same moment is waited for and merged with.
-    Return saved or unchanged. Raises InvalidRecordError, and RecordError when the database
-    drops a new record in silence; its own errors pass.
+    A new record gets all `values`, `group` and the number of its `subject`. Of one that is
+    there only fields that its type declares as not updatable are written, and only where they
+    differ: what people may edit is theirs. Each sub-table in `subrows` is made to hold exactly
+    those rows, each with its key. A record that somebody else inserts at the same moment is
+    waited for and merged with. Return saved or unchanged. Raises InvalidRecordError, and
+    RecordError when the database drops a new record in silence; its own errors pass.
     """
+    if subject is not None and not declared.subject:
+        raise InvalidRecordError(f"a record of type {declared.name} is about no subject")
     values = _checked(declared.fields, values, declared.name)
     wanted = {
         subtable: _checked_rows(subtable, rows)
         for subtable, rows in _by_subtable(declared, subrows or {})
     }
     table = record_tables(declared).tables[declared.table_name]
-    row = lock_row(connection, table, key)
+    row = _lock(connection, table, key)
     changed = False
     if row is None:
-        complete = dict.fromkeys(field.name for field in declared.fields) | values
-        complete = _checked(declared.fields, complete, declared.name)
-        new = {"record_key": key, "group_name": group, **complete}
-        row = _insert(connection, table, new)
+        row = insert(connection, declared, new_row(declared, key, values, group, subject))
         changed = row is None
     if row is not None and (changes := _built_changes(declared, row, values)):
         connection.execute(sa.update(table).where(table.c.record_key == key).values(changes))
@@ -61,22 +60,40 @@ def put_record(
     return Outcome.SAVED if changed else Outcome.UNCHANGED
 
 
-def _insert(connection: sa.Connection, table: sa.Table, new: Values) -> Values | None:
+def new_row(
+    declared: RecordType, key: str, values: Values, group: str | None, subject: int | None
+) -> dict[str, Any]:
+    """Return the complete row of a new record; raises InvalidRecordError."""
+    complete = dict.fromkeys(field.name for field in declared.fields) | dict(values)
+    new: dict[str, Any] = {"record_key": key, "group_name": group}
+    if declared.subject:
+        new["subject_no"] = subject
+    return {**new, **_checked(declared.fields, complete, declared.name)}
+
+
+def insert(connection: sa.Connection, declared: RecordType, new: Values) -> Values | None:
     """Insert a row; return None, or the row, locked, that others put in its place meanwhile."""
+    table = record_tables(declared).tables[declared.table_name]
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = (
+    statement = (
         dialect.insert(table)
         .values(dict(new))
         .on_conflict_do_nothing(index_elements=["record_key"])
         .returning(table.c.record_key)
     )
     for _ in range(_TRIES):
-        if connection.execute(insert).first() is not None:
+        if connection.execute(statement).first() is not None:
             return None
-        row = lock_row(connection, table, new["record_key"])
+        row = _lock(connection, table, new["record_key"])
         if row is not None:
             return row
     raise RecordError(f"the database does not take a new record into {table.name}")
+
+
+def _lock(connection: sa.Connection, table: sa.Table, key: str) -> Values | None:
+    query = sa.select(table).where(table.c.record_key == key).with_for_update()
+    row = connection.execute(query).one_or_none()
+    return None if row is None else row._asdict()
 
 
 def _built_changes(declared: RecordType, row: Values, values: Values) -> dict[str, Any]:

@@ -1,26 +1,24 @@
-"""Guarded writes: a row is changed only while it has the token that it was read with."""
+"""Carrying out a save: in a transaction of its own or the caller's, with one outcome."""
 
 from __future__ import annotations
 
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from keepline.errors import RecordError, StoreBusyError
 from keepline.model import Principal, RecordKey
-from keepline.records.outcomes import MESSAGES, Outcome, SaveResult
+from keepline.records.joined import joining
+from keepline.records.outcomes import FINALISED, MESSAGES, REASON_NEEDED, Outcome, SaveResult
 from keepline.store import Store
-from keepline.store.access import visible
 from keepline.store.tables.records import change_feed
 from keepline.store.types import UtcDateTime
 
-Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 #: How often a save is tried when the database asks to try again, and the first pause.
@@ -39,57 +37,17 @@ _STATES = {
 }
 _STATE_CLASSES = {"22": Outcome.INVALID, "23": Outcome.INVALID}
 
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A row's life and state, as the database stamped them; opaque."""
-
-    born: int
-    rev: int
-
-    @classmethod
-    def of(cls, row: Row) -> Token:
-        """Return the token of a row."""
-        return cls(row["row_born"], row["row_rev"])
+#: What keepline's own triggers refuse, by SQLSTATE on PostgreSQL and by text on SQLite.
+_FINALISED = ("KL002", "keepline: the record is finalised")
+_REASON = ("KL003", "keepline: a reason is required")
 
 
-def read_row(
-    connection: sa.Connection, table: sa.Table, key: str, principal: Principal
-) -> Row | None:
-    """Return the row called `key` with its token, or None when it cannot be seen."""
-    allowed, _ = visible(table, principal)
-    query = sa.select(table).where(table.c.record_key == key, allowed)
-    return _as_row(connection.execute(query))
+class Abandoned(Exception):  # noqa: N818 - no error: it takes a result out of a rollback
+    """Roll back what was written, and answer with `result`."""
 
-
-def lock_row(connection: sa.Connection, table: sa.Table, key: str) -> Row | None:
-    """Return the row called `key`, whoever may see it, and keep others from changing it."""
-    query = sa.select(table).where(table.c.record_key == key).with_for_update()
-    return _as_row(connection.execute(query))
-
-
-def update_row(
-    connection: sa.Connection,
-    table: sa.Table,
-    key: str,
-    token: Token,
-    principal: Principal,
-    changes: Mapping[str, Any],
-) -> Row | None:
-    """Change a row that still has `token`; return it with its new token, else None."""
-    statement = sa.update(table).where(_guard(table, key, token, principal)).values(dict(changes))
-    if connection.execute(statement).rowcount != 1:
-        return None
-    # RETURNING would show the old token on SQLite, where it is stamped after the update.
-    return _as_row(connection.execute(sa.select(table).where(table.c.record_key == key)))
-
-
-def delete_row(
-    connection: sa.Connection, table: sa.Table, key: str, token: Token, principal: Principal
-) -> bool:
-    """Delete a row that still has `token`; return whether it was there."""
-    statement = sa.delete(table).where(_guard(table, key, token, principal))
-    return connection.execute(statement).rowcount == 1
+    def __init__(self, result: object) -> None:
+        super().__init__("abandoned")
+        self.result = result
 
 
 def changes_since(
@@ -112,33 +70,77 @@ def changes_since(
 
 
 def attempt(
-    store: Store, principal: Principal, step: Callable[[sa.Connection], _T]
+    store: Store,
+    principal: Principal,
+    step: Callable[[sa.Connection], _T],
+    *,
+    reason: str | None = None,
+    connection: sa.Connection | None = None,
 ) -> _T | SaveResult:
     """Run `step` in a write transaction of its own; a refusal becomes a SaveResult.
 
-    It is run again, a few times, when the database asks for that. Raises RecordError when the
-    database fails in a way that is nobody's edit.
+    It is run again, a few times, when the database asks for that. With a `connection` it is run
+    once, in a savepoint of that connection's transaction: whatever is refused, what the caller
+    did there stays. When `step` raises Abandoned nothing is written, and its result is returned.
+    Raises RecordError when the database fails in a way that is nobody's edit.
     """
+    if connection is not None:
+        return _once(lambda: _joined(connection, principal, reason, step))
     for tried in range(1, _TRIES + 1):
-        try:
-            with store.write(principal) as connection:
-                return step(connection)
-        except StoreBusyError:
-            break  # it has waited long enough already
-        except sa.exc.DBAPIError as error:
-            refusal = refused(error)
-            if refusal is None:
-                raise RecordError(f"the SQL store failed: {_line(error)}") from error
-            if refusal.outcome is not Outcome.RETRYABLE:
-                return refusal
+        answer = _once(lambda: _alone(store, principal, reason, step))
+        if not (isinstance(answer, SaveResult) and answer.outcome is Outcome.RETRYABLE):
+            return answer
+        if answer is _WAITED:
+            break
         if tried < _TRIES:
             time.sleep(_PAUSE_S * 2**tried * random.random())  # noqa: S311 - to spread retries
-    return SaveResult(Outcome.RETRYABLE, MESSAGES[Outcome.RETRYABLE])
+    return answer
+
+
+#: The answer of a database that was waited for long enough already.
+_WAITED = SaveResult(Outcome.RETRYABLE, MESSAGES[Outcome.RETRYABLE])
+
+
+def _alone(
+    store: Store, principal: Principal, reason: str | None, step: Callable[[sa.Connection], _T]
+) -> _T:
+    with store.write(principal, reason=reason) as connection:
+        return step(connection)
+
+
+def _joined(
+    connection: sa.Connection,
+    principal: Principal,
+    reason: str | None,
+    step: Callable[[sa.Connection], _T],
+) -> _T:
+    with joining(connection, principal, reason):
+        return step(connection)
+
+
+def _once(run: Callable[[], _T]) -> _T | SaveResult:
+    try:
+        return run()
+    except Abandoned as abandoned:
+        return abandoned.result  # type: ignore[return-value]  # what step would have returned
+    except StoreBusyError:
+        return _WAITED
+    except sa.exc.DBAPIError as error:
+        refusal = refused(error)
+        if refusal is None:
+            raise RecordError(f"the SQL store failed: {_line(error)}") from error
+        return refusal
 
 
 def refused(error: sa.exc.DBAPIError) -> SaveResult | None:
     """Return what a database's error means for a save; None when it is no answer to one."""
-    outcome, constraint = _sqlite(error) if _is_sqlite(error) else _postgresql(error)
+    sqlite = isinstance(error.orig, sqlite3.Error)
+    said = str(error.orig) if sqlite else getattr(error.orig, "sqlstate", None) or ""
+    if said in _FINALISED:
+        return SaveResult(Outcome.FORBIDDEN, FINALISED)
+    if said in _REASON:
+        return SaveResult(Outcome.INVALID, REASON_NEEDED, None, "reason")
+    outcome, constraint = _sqlite(error) if sqlite else _postgresql(error)
     if outcome is None:
         return None
     if outcome is Outcome.INVALID:
@@ -146,29 +148,10 @@ def refused(error: sa.exc.DBAPIError) -> SaveResult | None:
     return SaveResult(outcome, MESSAGES[outcome])
 
 
-def _as_row(result: sa.CursorResult[Any]) -> Row | None:
-    row = result.one_or_none()
-    return None if row is None else row._asdict()
-
-
-def _guard(table: sa.Table, key: str, token: Token, principal: Principal) -> sa.ColumnElement[bool]:
-    allowed, _ = visible(table, principal)
-    return sa.and_(
-        table.c.record_key == key,
-        table.c.row_born == token.born,
-        table.c.row_rev == token.rev,
-        allowed,
-    )
-
-
-def _is_sqlite(error: sa.exc.DBAPIError) -> bool:
-    return isinstance(error.orig, sqlite3.Error)
-
-
 def _sqlite(error: sa.exc.DBAPIError) -> tuple[Outcome | None, str | None]:
     code: int = getattr(error.orig, "sqlite_errorcode", 0)
     if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Outcome.RETRYABLE, None
+        return Outcome.RETRYABLE, None  # a snapshot that is too old to be written to as well
     if code == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
         return Outcome.SUPPRESSED, None
     if code & 0xFF in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG):

@@ -5,27 +5,31 @@ from __future__ import annotations
 import copy
 import json
 import math
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from keepline.errors import InvalidRecordError
 from keepline.model import Field
+from keepline.store.tables.declared import MAX_BYTES
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "text": (str,),
     "integer": (int,),
     "real": (int, float),
     "boolean": (bool,),
+    "date": (date,),
     "datetime": (datetime,),
+    "blob": (bytes, bytearray, memoryview),
 }
 
 
 def checked(field: Field, value: Any) -> Any:
     """Return `value` as `field` keeps it, on any database; raises InvalidRecordError.
 
-    Nothing is guessed: text is no number and a boolean no integer. A whole number becomes a
-    real one where the field is real; a time needs a zone; a number that is not one is refused,
-    since None says that a value is missing; a JSON value is copied.
+    Nothing is guessed: text is no number, a boolean no integer and a time no date. A whole
+    number becomes a real one where the field is real; a time needs a zone; a number that is
+    not one is refused, since None says that a value is missing; JSON values and bytes are
+    copied. The field's codes for missing values are taken beside its choices and bounds.
     """
     if value is None:
         if field.required:
@@ -36,9 +40,20 @@ def checked(field: Field, value: Any) -> Any:
     kinds = _KINDS[field.type]
     if not isinstance(value, kinds) or (isinstance(value, bool) and field.type != "boolean"):
         raise InvalidRecordError(f"{field.name} takes {field.type}, not {type(value).__name__}")
+    value = _CHECKS[field.type](field, value)
+    if value not in field.missing_codes:
+        _check_range(field, value)
+    return value
+
+
+def _check_range(field: Field, value: Any) -> None:
     if field.choices and value not in field.choices:
-        raise InvalidRecordError(f"{field.name} is one of: {', '.join(field.choices)}")
-    return _CHECKS[field.type](field, value)
+        allowed = ", ".join(map(str, (*field.choices, *field.missing_codes)))
+        raise InvalidRecordError(f"{field.name} is one of: {allowed}")
+    if field.minimum is not None and value < field.minimum:
+        raise InvalidRecordError(f"{field.name} is at least {field.minimum:g}")
+    if field.maximum is not None and value > field.maximum:
+        raise InvalidRecordError(f"{field.name} is at most {field.maximum:g}")
 
 
 def same(one: Any, other: Any) -> bool:
@@ -100,6 +115,19 @@ def _boolean(_field: Field, value: bool) -> bool:
     return value
 
 
+def _date(field: Field, value: date) -> date:
+    if isinstance(value, datetime):
+        raise InvalidRecordError(f"{field.name} takes date, not datetime")
+    return value
+
+
+def _blob(field: Field, value: bytes | bytearray | memoryview) -> bytes:
+    size = value.nbytes if isinstance(value, memoryview) else len(value)
+    if size > (most := field.max_bytes or MAX_BYTES):
+        raise InvalidRecordError(f"{field.name} holds at most {most:,} bytes, not {size:,}")
+    return bytes(value)
+
+
 def _datetime(field: Field, value: datetime) -> datetime:
     if value.tzinfo is None:
         raise InvalidRecordError(f"{field.name} needs a time zone")
@@ -125,5 +153,7 @@ _CHECKS: dict[str, Any] = {
     "integer": _integer,
     "real": _real,
     "boolean": _boolean,
+    "date": _date,
     "datetime": _datetime,
+    "blob": _blob,
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from keepline.model import RecordImage
@@ -14,8 +15,9 @@ from keepline.model import RecordImage
 def record_value(image: RecordImage) -> dict[str, Any]:
     """Return a record as JSON values: type, key, revision, group, fields, sub-tables' rows.
 
-    Times are ISO 8601 in UTC with microseconds; a number that JSON cannot hold is the text
-    ``NaN``, ``Infinity`` or ``-Infinity``.
+    The number of its subject, and whether it is finalised, stand there where its type has them.
+    Dates and times are ISO 8601, times in UTC with microseconds; bytes are base64 (RFC 4648,
+    section 4); a number that JSON cannot hold is the text ``NaN``, ``Infinity`` or ``-Infinity``.
     """
     found: dict[str, Any] = plain(_content(image))
     return found
@@ -27,7 +29,7 @@ def record_json(image: RecordImage, *, indent: int | None = None) -> str:
 
 
 def _content(image: RecordImage) -> dict[str, Any]:
-    return {
+    content = {
         "type": image.type.name,
         "key": image.key,
         "revision": image.revision,
@@ -35,6 +37,11 @@ def _content(image: RecordImage) -> dict[str, Any]:
         "fields": image.values,
         "subtables": image.subrows,
     }
+    if image.type.subject:
+        content["subject"] = image.subject
+    if image.type.finalised:
+        content["finalised"] = image.finalised
+    return content
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
@@ -51,9 +58,13 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with times as text and numbers that JSON cannot hold as text."""
+    """Return `value` with dates, times, bytes and numbers that JSON cannot hold as text."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
     if isinstance(value, Mapping):

@@ -22,6 +22,7 @@ from sqlalchemy import event
 
 from keepline.errors import ConfigError, InstanceError, StoreBusyError
 from keepline.model import Principal
+from keepline.store.types import json_text
 
 #: Read transactions: SQLite's are snapshots by themselves, PostgreSQL's are when asked to be.
 _READ_OPTIONS: dict[str, dict[str, Any]] = {
@@ -74,6 +75,7 @@ class Store:
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
                 hide_parameters=True,
+                json_serializer=json_text,
             )
         else:
             raise ConfigError(f"the SQL store cannot be {self.dialect}; use sqlite or postgresql")
@@ -91,10 +93,14 @@ class Store:
             yield connection
 
     @contextmanager
-    def write(self, principal: Principal) -> Iterator[sa.Connection]:
+    def write(
+        self, principal: Principal, reason: str | None = None, *, erasing: bool = False
+    ) -> Iterator[sa.Connection]:
         """Give a connection within one write transaction, done in the name of `principal`.
 
-        It commits at the end of the block and rolls back when the block raises.
+        It commits at the end of the block and rolls back when the block raises. The history
+        keeps `reason` with each change; an empty one is none. Only an erasing transaction can
+        change what the logs about records hold, and finalised records.
 
         Raises:
             StoreBusyError: another program has held SQLite's write lock for too long.
@@ -107,16 +113,10 @@ class Store:
             self._connect(keepline_write=True) as connection,
             self._begin(connection),
         ):
-            if self.dialect == "postgresql":
-                # The setting ends with the transaction.
-                announce = sa.text("SELECT set_config('keepline.actor', :actor, true)")
-                connection.execute(announce, {"actor": principal.name})
-                yield connection
-                return
-            announce = sa.text("UPDATE writer SET actor = :actor, txn = :txn")
-            connection.execute(announce, {"actor": principal.name, "txn": secrets.randbits(62)})
+            _announce(connection, principal.name, reason, erasing=erasing)
             yield connection
-            connection.execute(announce, {"actor": None, "txn": None})
+            if self.dialect == "sqlite":  # elsewhere what was announced ends by itself
+                connection.execute(_SQLITE_WRITER, _NOBODY)
 
     @contextmanager
     def maintenance(self) -> Iterator[sa.Connection]:
@@ -159,6 +159,37 @@ class Store:
             if _is_busy(error):
                 raise StoreBusyError from error
             raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
+
+
+def _announce(connection: sa.Connection, actor: str, reason: str | None, *, erasing: bool) -> None:
+    """Tell the triggers who writes in this transaction, and why."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            _POSTGRESQL_WRITER,
+            {"actor": actor, "reason": reason or "", "erasing": "on" if erasing else ""},
+        )
+        return
+    connection.execute(
+        _SQLITE_WRITER,
+        {
+            "actor": actor,
+            "txn": secrets.randbits(62),
+            "reason": reason,
+            "erasing": 1 if erasing else None,
+        },
+    )
+
+
+_SQLITE_WRITER = sa.text(
+    "UPDATE writer SET actor = :actor, txn = :txn, reason = :reason, erasing = :erasing"
+)
+_NOBODY = {"actor": None, "txn": None, "reason": None, "erasing": None}
+
+#: The settings end with the transaction.
+_POSTGRESQL_WRITER = sa.text(
+    "SELECT set_config('keepline.actor', :actor, true), "
+    "set_config('keepline.reason', :reason, true), set_config('keepline.erasing', :erasing, true)"
+)
 
 
 def _absolute(url: sa.URL, folder: Path | None) -> sa.URL:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keepline.model import utc_now
+from keepline.store.erasing import Scope
 from keepline.store.tables.common import quarantine
 
 
@@ -43,3 +44,26 @@ def kept(connection: sa.Connection) -> Iterator[sa.RowMapping]:
     """Yield everything in quarantine, the newest first, raw bytes included."""
     newest = sa.select(quarantine).order_by(quarantine.c.id.desc())
     yield from connection.execute(newest).mappings()
+
+
+class QuarantineErasing:
+    """The share of the quarantine in an erasure; see `keepline.store.erasing.Part`."""
+
+    def erase(self, connection: sa.Connection, scope: Scope) -> Mapping[str, int]:
+        """Remove the rows whose bytes, origin or reason mention the subject."""
+        wanted = sa.select(quarantine.c.id, quarantine.c.origin, quarantine.c.reason)
+        found = []
+        every = wanted.add_columns(quarantine.c.raw).order_by(quarantine.c.id)
+        with connection.execute(every.execution_options(yield_per=100)) as rows:
+            for row in rows:
+                texts = (row.origin, row.reason)
+                if any(map(scope.mentions.in_text, texts)) or scope.mentions.in_bytes(row.raw):
+                    found.append({"id_": row.id})
+        if found:
+            mine = quarantine.c.id == sa.bindparam("id_")
+            connection.execute(sa.delete(quarantine).where(mine), found)
+        return {"quarantined rows": len(found)}
+
+    def out_of_reach(self, connection: sa.Connection, scope: Scope) -> list[str]:
+        """Nothing: what is in quarantine is here."""
+        return []

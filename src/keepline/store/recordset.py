@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from keepline.model import Principal, RecordImage, RecordType
 from keepline.store.access import visible
-from keepline.store.tables.records import record_tables
+from keepline.store.tables.declared import record_tables
 
 _BATCH = 500
 
@@ -91,4 +91,6 @@ def _with_subrows(
             rev=row["row_rev"],
             values={field.name: row[field.name] for field in declared.fields},
             subrows={name: tuple(each) for name, each in found[row["record_key"]].items()},
+            subject=row["subject_no"] if declared.subject else None,
+            finalised=bool(declared.finalised and row["finalised"]),
         )

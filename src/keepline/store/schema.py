@@ -13,14 +13,15 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from keepline.errors import InstanceError, SchemaBehindError, SchemaTooNewError
-from keepline.model import RecordType, utc_now
+from keepline.model import Principal, RecordType, utc_now
 from keepline.store.engine import Store
 from keepline.store.tables import LOOKUP_ROWS, common, metadata, records
-from keepline.store.tables.records import record_tables
+from keepline.store.tables.declared import record_tables
 from keepline.store.triggers import install
+from keepline.store.triggers.backfill import backfill
 
 #: Every schema revision that this version knows, oldest first.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 
 #: The advisory lock under which one migration waits for another; the number means nothing.
 _MIGRATION_LOCK = 5_710_326_841
@@ -31,6 +32,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 def migrate(store: Store) -> None:
     """Bring a database, empty or old, to the newest schema; in one transaction.
 
+    Triggers that were dropped, changed or switched off are put right.
     Raises SchemaTooNewError, and changes nothing, when the schema is newer than that.
     """
     from alembic import command
@@ -46,7 +48,11 @@ def migrate(store: Store) -> None:
             _known(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        install(connection, declared_types(connection))
+        declared = declared_types(connection)
+        install(connection, declared)
+        _first_changes(connection)
+        for each in declared:
+            backfill(connection, each)
         if connection.execute(sa.select(common.instance.c.id)).first() is None:
             connection.execute(
                 sa.insert(common.instance).values(
@@ -56,6 +62,23 @@ def migrate(store: Store) -> None:
                     created_at=utc_now(),
                 )
             )
+
+
+def _first_changes(connection: sa.Connection) -> None:
+    """Write down the applied declaration of each type that has none written down."""
+    change, applied = records.record_type_change, records.record_type
+    missing = applied.c.name.not_in(sa.select(change.c.record_type))
+    for row in connection.execute(sa.select(applied).where(missing)).all():
+        connection.execute(
+            sa.insert(change).values(
+                record_type=row.name,
+                declaration=row.declaration,
+                renames={},
+                after_history=0,
+                who=Principal.system().name,
+                applied_at=row.applied_at,
+            )
+        )
 
 
 def create_declared(connection: sa.Connection) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+
+#: A text in JSON, to be passed over, or a number with an exponent that may make it whole.
+_LARGE = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[0-9.]+e\+[0-9]+)')
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -39,5 +45,30 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 #: Integers of 64 bits that SQLite may take as a row id when they are a primary key.
 BigInt = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-#: JSON values; binary JSON on PostgreSQL.
-Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+class _SqliteJson(sqlite.JSON):
+    """JSON in a column of texts: in one called JSON, SQLite would make the number 1 of 1.0."""
+
+
+@compiles(_SqliteJson, "sqlite")
+def _as_text(*_: object, **__: object) -> str:
+    return "TEXT"
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON of which PostgreSQL, too, gives back floats as floats.
+
+    It tells them from whole numbers by their point, which Python leaves out from 1e16 on.
+    """
+    text = json.dumps(value)
+    if "e+" not in text:
+        return text
+    return _LARGE.sub(lambda found: f"{float(found[1]):.1f}" if found[1] else found[0], text)
+
+
+#: JSON values; binary JSON on PostgreSQL. A float comes back as the same float.
+Json = (
+    sa.JSON(none_as_null=True)
+    .with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+    .with_variant(_SqliteJson(none_as_null=True), "sqlite")
+)

@@ -19,10 +19,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from keepline.capture.archive.blocking import MAX_CELLS, MAX_READINGS
 from keepline.capture.archive.blocks import CODEC, Block, encode
 from keepline.capture.archive.column_values import NUMPY_TYPES
-from keepline.capture.archive.models import storable
+from keepline.capture.archive.models import storable_name
 from keepline.capture.archive.readings import ADDED, Reading, Value
 from keepline.capture.archive.statistics import statistics
-from keepline.capture.decoders.decoder import MAX_NAME, Column
+from keepline.capture.decoders.decoder import Column
 from keepline.errors import CaptureError
 from keepline.model import DType, to_us
 from keepline.store.tables import capture as tables
@@ -118,8 +118,7 @@ def _checked(reading: Reading) -> Value:
     if reading.seq is not None or reading.source != ADDED:
         raise CaptureError("a reading that was read back cannot be added; leave out its source")
     value = reading.value
-    if not storable(reading.channel) or len(reading.channel) > MAX_NAME:
-        raise CaptureError(f"a channel's name has 1 to {MAX_NAME} characters")
+    storable_name(reading.channel)
     if not isinstance(value, int | float | bool | str):
         raise CaptureError(f"a value is a number, truth or text, not {type(value).__name__}")
     if isinstance(value, float) and math.isnan(value):

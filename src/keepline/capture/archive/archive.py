@@ -262,8 +262,9 @@ class Archive(ArchiveItems):
     def clear_session_data(self, session_id: int) -> None:
         """Remove a session's readings, gaps and channels from the archive.
 
-        The session stays, as running in the archive's eyes: its data comes back when it is
-        archived again. Quarantined input stays.
+        The session stays, as running in the archive's eyes: what was captured comes back when
+        it is archived again. Readings that were added by hand go too, and do not come back:
+        export them first, or find them by their source "added". Quarantined input stays.
 
         Raises:
             NoSessionError: there is no such session.

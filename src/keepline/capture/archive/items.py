@@ -28,6 +28,7 @@ from keepline.capture.archive.models import (
     plain_json,
     row_of,
     storable,
+    storable_name,
     table_of,
 )
 from keepline.capture.archive.readings import ArchiveReader, Reading, Value
@@ -177,7 +178,7 @@ class ArchiveItems(ArchiveReader):
             "changed_at": utc_now(),
             "who": self.principal.name,
         }
-        insert = self._dialect.insert(tables.config_item).values(key=storable(key), **row)
+        insert = self._dialect.insert(tables.config_item).values(key=storable_name(key), **row)
         with self._writing() as connection:
             if do_update:
                 connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=row))
@@ -187,7 +188,7 @@ class ArchiveItems(ArchiveReader):
     def get_or_create_category(self, key: str) -> int:
         """Return the id of the category of this name, which is made if there is none."""
         category = tables.category
-        named = sa.select(category.c.id).where(category.c.name == storable(key))
+        named = sa.select(category.c.id).where(category.c.name == storable_name(key))
         with self.sql_store.read() as connection:
             found = connection.execute(named).scalar()
         if found is None:

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keepline.capture.archive.readings import Value
+from keepline.capture.decoders.decoder import MAX_NAME_BYTES
 from keepline.errors import CaptureError, UnknownFieldError
 from keepline.model import Principal, from_us, to_us, utc_now
 from keepline.store.tables import capture as tables
@@ -121,8 +122,10 @@ def row_of(item: Item, principal: Principal, store_id: str) -> dict[str, Any]:
         row["logged_at"] = item.logged_at or utc_now()
     elif isinstance(item, ListedSession):
         row["store_id"] = storable(item.store_id or store_id)
-    for name in ("name", "key", "description"):
-        storable(row.get(name, ""))
+    for name in ("name", "key"):
+        if name in row:
+            storable_name(row[name])
+    storable(row.get("description", ""))
     for name in ("severity", "category_id", "number", "messages"):
         _whole(row.get(name, 0), 31 if name == "severity" else 63)
     return row
@@ -200,6 +203,13 @@ def storable(text: str) -> str:
         raise CaptureError(f"a text is expected, not {type(text).__name__}")
     if not _is_storable(text):
         raise CaptureError("a text holds NUL, or half a surrogate pair, which cannot be kept")
+    return text
+
+
+def storable_name(text: str) -> str:
+    """Return a name that every database can keep and index; raises CaptureError for another."""
+    if not 0 < len(storable(text).encode()) <= MAX_NAME_BYTES:
+        raise CaptureError(f"a name has 1 to {MAX_NAME_BYTES:,} bytes in UTF-8")
     return text
 
 

@@ -12,16 +12,15 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from keepline.capture.archive import batches
-from keepline.capture.archive.blocks import Block, decode
-from keepline.capture.archive.column_values import NUMPY_TYPES, listed, plain, present
+from keepline.capture.archive.blocks import Block
+from keepline.capture.archive.column_values import listed, present
+from keepline.capture.archive.one_channel import read_channel
 from keepline.capture.archive.overview import Overview, overview_of
 from keepline.capture.archive.scanning import (
-    BATCH_BLOCKS,
     BlockRange,
     FoundChannel,
     FoundSession,
     decoded_blocks,
-    fetch_payloads,
     find_blocks,
     find_channel,
     find_channels,
@@ -32,7 +31,6 @@ from keepline.capture.decoders.decoder import Column
 from keepline.errors import CaptureError
 from keepline.model import DType, Principal, from_us, to_us
 from keepline.store import Store
-from keepline.store.access import visible
 from keepline.store.tables import capture as tables
 
 if TYPE_CHECKING:
@@ -159,28 +157,7 @@ class ArchiveReader:
             CaptureError: it has no such channel.
         """
         found = find_channel(self.sql_store, self._session(session).id, source, channel)
-        stat = tables.block_stat.c
-        query = (
-            sa.select(stat.block_id, stat.n)
-            .join(tables.block)
-            .where(stat.channel_id == found.id)
-            .order_by(tables.block.c.first_seq)
-        )
-        low, high = _us(start), _us(end)
-        if low is not None:
-            query = query.where(stat.last_us >= low)
-        if high is not None:
-            query = query.where(stat.first_us < high)
-        with self.sql_store.read() as connection:
-            rows = connection.execute(query).all()
-            into = _Gathered(found.dtype, sum(row[1] for row in rows), low, high)
-            for begin in range(0, len(rows), BATCH_BLOCKS):
-                ids = [row[0] for row in rows[begin : begin + BATCH_BLOCKS]]
-                payloads = fetch_payloads(connection, ids)
-                for block_id in ids:
-                    block = decode(*payloads.pop(block_id), channel=channel)
-                    into.add(block.times_us, block.columns[channel], channel in block.complete)
-        return into.result()
+        return read_channel(self.sql_store, found, _us(start), _us(end))
 
     def read_arrow(
         self,
@@ -322,6 +299,8 @@ class ArchiveReader:
         self, session: FoundSession, source: str, names: Sequence[str] | None
     ) -> list[FoundChannel]:
         there = {each.name: each for each in find_channels(self.sql_store, session.id, source)}
+        if isinstance(names, str):
+            raise TypeError(f"channels is a list of names: channels=[{names!r}]")
         missing = [name for name in names or () if name not in there]
         if missing:
             raise CaptureError(
@@ -340,88 +319,6 @@ def _run(session: str, channel: FoundChannel, block: Block, column: Column) -> R
         session, channel.source, channel.name, channel.dtype, channel.unit, seqs.tolist(),
         times.tolist(), values,
     )  # fmt: skip
-
-
-class _Gathered:
-    """The times and values of one channel, put together block by block."""
-
-    def __init__(self, dtype: DType, n: int, low: int | None, high: int | None) -> None:
-        self._low, self._high = low, high
-        self._times = np.empty(n, np.int64)
-        self._texts: list[str] | None = [] if dtype == "text" else None
-        self._values = np.empty(0 if dtype == "text" else n, NUMPY_TYPES.get(dtype, np.bool_))
-        self._filled = 0
-
-    def add(self, times_us: NDArray[np.int64], column: Any, complete: bool) -> None:
-        rows = self._rows(times_us, None if complete else present(column))
-        times = times_us if rows is None else times_us[rows]
-        stop = self._filled + len(times)
-        self._times[self._filled : stop] = times
-        if self._texts is not None:
-            places = range(len(column)) if rows is None else np.flatnonzero(rows).tolist()
-            self._texts += [column[place] for place in places]
-        else:
-            values = plain(column)
-            self._values[self._filled : stop] = values if rows is None else values[rows]
-        self._filled = stop
-
-    def _rows(
-        self, times_us: NDArray[np.int64], there: NDArray[np.bool_] | None
-    ) -> NDArray[np.bool_] | None:
-        """Return which rows are wanted; None means all."""
-        rows = there
-        if self._low is not None:
-            after = times_us >= self._low
-            rows = after if rows is None else rows & after
-        if self._high is not None:
-            before = times_us < self._high
-            rows = before if rows is None else rows & before
-        return rows
-
-    def result(self) -> tuple[NDArray[np.int64], NDArray[Any] | list[str]]:
-        times = self._times[: self._filled]
-        return times, self._values[: self._filled] if self._texts is None else self._texts
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Two archived sessions of one instrument that ran at the same time, by global name."""
-
-    first: str
-    second: str
-    start: datetime
-    end: datetime
-
-
-def overlaps(
-    sql_store: Store, instrument: str, *, principal: Principal | None = None
-) -> list[Overlap]:
-    """Return each pair of ended sessions of an instrument that overlap in time, by start.
-
-    A session covers its start but not its end, so that one may begin where another ends.
-    """
-    one, other = tables.capture_session.alias("one"), tables.capture_session.alias("other")
-    who = principal or Principal.system()
-    query = sa.select(
-        one.c.global_name, other.c.global_name, one.c.started_at, other.c.started_at,
-        one.c.ended_at, other.c.ended_at,
-    ).where(
-        one.c.instrument == instrument,
-        other.c.instrument == instrument,
-        one.c.id < other.c.id,
-        one.c.started_at < other.c.ended_at,
-        other.c.started_at < one.c.ended_at,
-        one.c.started_at < one.c.ended_at,
-        other.c.started_at < other.c.ended_at,
-        visible(one, who)[0],
-        visible(other, who)[0],
-    )  # fmt: skip
-    with sql_store.read() as connection:
-        found = [
-            Overlap(row[0], row[1], max(row[2], row[3]), min(row[4], row[5]))
-            for row in connection.execute(query)
-        ]
-    return sorted(found, key=lambda each: (each.start, each.first, each.second))
 
 
 def _us(moment: datetime | None) -> int | None:

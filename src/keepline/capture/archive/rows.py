@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from keepline.capture.archive.blocking import FullBlock, Rejected
 from keepline.capture.archive.blocks import CODEC, encode_many
+from keepline.capture.archive.bulk_insert import insert_rows
 from keepline.capture.archive.clocks import ClockFit, extended
 from keepline.capture.archive.columns import dtype_of
 from keepline.capture.archive.gaps import Gap, StreamEnd
@@ -368,35 +369,6 @@ def lock_session(connection: sa.Connection, row_id: int, *, shared: bool = False
     query = query.with_for_update(read=True) if shared else query.with_for_update(key_share=True)
     if connection.execute(query).one_or_none() is None:
         raise NoSessionError("the session was deleted from the archive meanwhile")
-
-
-def insert_rows(
-    connection: sa.Connection,
-    table: sa.Table,
-    names: Sequence[str],
-    rows: Sequence[tuple[Any, ...]],
-) -> None:
-    """Insert many rows of numbers; `names` are their columns.
-
-    It goes past SQLAlchemy, which would spend more on each row than the database.
-    """
-    if not rows:
-        return
-    quote = connection.dialect.identifier_preparer.quote
-    into = f"{quote(table.name)} ({', '.join(map(quote, names))})"
-    if connection.dialect.name != "postgresql":
-        marks = ", ".join("?" * len(names))
-        connection.exec_driver_sql(f"INSERT INTO {into} VALUES ({marks})", list(rows))  # noqa: S608
-        return
-    types = [str(table.c[name].type.compile(connection.dialect)).lower() for name in names]
-    driver: Any = connection.connection
-    with (
-        driver.cursor() as cursor,
-        cursor.copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy,
-    ):
-        copy.set_types([{"double precision": "float8"}.get(each, each) for each in types])
-        for row in rows:
-            copy.write_row(row)
 
 
 def position_of(spec: StreamSpec, seq: int, tick: int | None) -> int:

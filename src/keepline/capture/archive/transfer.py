@@ -146,6 +146,7 @@ class StreamTransfer:
 
     def _new_batches(self, declared: Declared) -> Iterator[int]:
         end = self._rows.end()
+        declared.decoder.follow(end.time_us, self._rejected_last(end, declared.together))
         info = SessionStart(
             to_us(self._info.started),
             None if self._info.ended is None else to_us(self._info.ended),
@@ -158,6 +159,18 @@ class StreamTransfer:
             self._mark(batch.end.messages - 1)
             yield batch.end.messages - end.messages - batch.count("sequence", "loss")
             end = batch.end
+
+    def _rejected_last(self, end: StreamEnd, together: int) -> Iterator[list[bytes]]:
+        """Yield the messages after the last good one that are archived, some at a time."""
+        if end.last_good_seq is None:
+            return
+        for block_id, *_ in self._rows.blocks_from(end.last_good_seq + 1):
+            with self._sql_store.read() as connection:
+                run = raw_of_block(connection, block_id)
+            if run is not None:
+                messages = run.messages()[max(0, end.last_good_seq + 1 - run.first_seq) :]
+                for start in range(0, len(messages), together):
+                    yield messages[start : start + together]
 
     def _mark(self, seq: int) -> None:
         """Tell the capture store that the archive has all up to `seq`, while that is so."""

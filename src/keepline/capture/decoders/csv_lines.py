@@ -12,7 +12,12 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from keepline.capture.decoders.decoder import Column, Decoded
-from keepline.capture.decoders.options import can_name_a_channel, read_options
+from keepline.capture.decoders.options import (
+    NAMES_NO_CHANNEL,
+    can_name_a_channel,
+    read_options,
+    shown,
+)
 from keepline.capture.decoders.row_batch import RowBatch, StampOptions, Stamps
 from keepline.capture.decoders.typed_rows import EXACT, MAX_INT64, MIN_INT64, column_of
 from keepline.errors import DecodeError
@@ -67,6 +72,10 @@ class CsvDecoder:
         self._channels = [(places[each.name], each.name, each.dtype) for each in self.channels]
         self._time = None if options.time is None else places[options.time]
         self._tick = None if options.tick is None else places[options.tick]
+
+    def follow(self, time_us: int) -> None:
+        """Take the message before the next one to have had this time; see FollowingDecoder."""
+        self._stamps.follow(time_us)
 
     def decode(self, messages: Sequence[bytes]) -> Decoded:
         """Return the values of consecutive messages."""
@@ -157,7 +166,7 @@ def _check_columns(columns: Sequence[str], used: Sequence[str]) -> None:
         if times[name] != 1:
             raise DecodeError(f"{name!r} has to be one of the CSV columns")
         if not can_name_a_channel(name):
-            raise DecodeError(f"{name!r} cannot name a channel")
+            raise DecodeError(f"{shown(name)} {NAMES_NO_CHANNEL}")
 
 
 def _plain_column(dtype: DType, fields: Sequence[str]) -> Column | None:

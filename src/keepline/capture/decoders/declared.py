@@ -6,13 +6,19 @@ is a DecodeError about this one stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keepline.capture.decoders.decoder import Decoded, Decoder, PackedDecoder
-from keepline.capture.decoders.options import declared_types
+from keepline.capture.decoders.decoder import (
+    MAX_NAME_BYTES,
+    Decoded,
+    Decoder,
+    FollowingDecoder,
+    PackedDecoder,
+)
+from keepline.capture.decoders.options import declared_types, shown
 from keepline.capture.decoders.typed_rows import is_storable
 from keepline.errors import DecodeError, KeeplineError
 from keepline.model import Channel, DType, StreamSpec, TickClock
@@ -48,6 +54,19 @@ class DeclaredDecoder:
     def is_packed(self) -> bool:
         """Return whether the decoder reads messages that lie end to end; see PackedDecoder."""
         return isinstance(self._decoder, PackedDecoder)
+
+    def follow(self, time_us: int | None, rejected: Iterable[Sequence[bytes]]) -> None:
+        """Go on after messages that another pass read, if that is of any matter.
+
+        The last good one had the time `time_us` (UTC microseconds; None: there was none), and
+        `rejected` are all after it, some at a time: a time that is right counts there, too.
+        """
+        if not isinstance(self._decoder, FollowingDecoder):
+            return
+        if time_us is not None:
+            self._decoder.follow(time_us)
+        for messages in rejected:
+            self.decode(messages)
 
     def decode(self, messages: Sequence[bytes]) -> Decoded:
         """Return the values of consecutive messages; raises DecodeError when there are none."""
@@ -86,7 +105,7 @@ class DeclaredDecoder:
                 return f"other than one int64 a good message as {what}"
         for name, column in decoded.columns.items():
             if not _can_name(name):
-                return f"{name!r}, which cannot name a channel"
+                return f"{shown(name)}, which cannot name a channel"
             dtype = _dtype(column)
             if dtype is None or len(column) != decoded.good:
                 return f"other than one value a good message for {name!r}"
@@ -96,7 +115,12 @@ class DeclaredDecoder:
 
 
 def _can_name(name: object) -> bool:
-    return isinstance(name, str) and name != "" and is_storable([name])
+    return (
+        isinstance(name, str)
+        and name != ""
+        and is_storable([name])
+        and len(name.encode()) <= MAX_NAME_BYTES
+    )
 
 
 def _is_whole_column(column: object, length: int) -> bool:

@@ -20,7 +20,9 @@ from keepline.model import DType, StreamSpec
 #: list with None for a missing one.
 Column = NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_] | list[str | None]
 
-MAX_NAME = 200
+#: A channel's name has at most so many bytes in UTF-8. PostgreSQL's index of channels takes
+#: 2,704 a row, with the session and the source.
+MAX_NAME_BYTES = 1_000
 
 #: Stands in `Decoded.times_us` for a message without a time of its own: that of arrival holds.
 NO_TIME = -(2**63)
@@ -64,6 +66,17 @@ class Decoder(Protocol):
 
     def decode(self, messages: Sequence[bytes]) -> Decoded:
         """Return the values of consecutive messages; a bad one is rejected whole."""
+
+
+@runtime_checkable
+class FollowingDecoder(Decoder, Protocol):
+    """A decoder that reads a message's time by that of the one before it."""
+
+    def follow(self, time_us: int) -> None:
+        """Take the message before the next one to have had this time, in UTC microseconds.
+
+        It is called where a stream goes on that another pass read up to there.
+        """
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from keepline.capture.decoders.decoder import MAX_NAME, NO_TIME, Decoded
+from keepline.capture.decoders.decoder import MAX_NAME_BYTES, NO_TIME, Decoded
 from keepline.capture.decoders.message_times import TimeFormat, unix_us
 from keepline.capture.decoders.options import Options, declared_types, read_options
 from keepline.capture.decoders.row_batch import RowBatch, Stamp
@@ -14,7 +14,15 @@ from keepline.capture.decoders.typed_rows import MAX_INT64, MIN_INT64, TypedRows
 from keepline.errors import DecodeError
 from keepline.model import DType, StreamSpec
 
-_UNITS: dict[str, TimeFormat] = {"s": "unix_s", "ms": "unix_ms", "us": "unix_us", "ns": "unix_ns"}
+#: What a timestamp counts: how many units of a Unix time.
+_UNITS: dict[str, tuple[int, TimeFormat]] = {
+    "h": (3_600, "unix_s"),
+    "m": (60, "unix_s"),
+    "s": (1, "unix_s"),
+    "ms": (1, "unix_ms"),
+    "us": (1, "unix_us"),
+    "ns": (1, "unix_ns"),
+}
 
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
 _NUMBER_ENDS = frozenset("0123456789.")
@@ -36,9 +44,9 @@ _MAX_SERIES = 4_096
 
 
 class InfluxOptions(Options):
-    """The option of the decoder ``influx``: what the timestamps count."""
+    """The option of the decoder ``influx``: what the timestamps count, `m` being minutes."""
 
-    precision: Literal["ns", "us", "ms", "s"] = "ns"
+    precision: Literal["ns", "us", "ms", "s", "m", "h"] = "ns"
 
 
 class InfluxDecoder:
@@ -61,7 +69,7 @@ class InfluxDecoder:
     """
 
     def __init__(self, spec: StreamSpec, known: Mapping[str, DType]) -> None:
-        self._time_format = _UNITS[read_options(InfluxOptions, spec).precision]
+        self._times, self._time_format = _UNITS[read_options(InfluxOptions, spec).precision]
         self._rows = TypedRows(declared_types(spec, known), whole="int64")
         self._series: dict[str, str] = {}
 
@@ -97,7 +105,9 @@ class InfluxDecoder:
             if name in row:
                 raise DecodeError(f"the field {key[:60]!r} is there twice")
             row[name] = value
-        return row, NO_TIME if stamp is None else unix_us(stamp, self._time_format)
+        if stamp is None:
+            return row, NO_TIME
+        return row, unix_us(stamp * self._times, self._time_format)
 
     def _name(self, series: str) -> str:
         """Return how the names of a series' channels begin."""
@@ -106,7 +116,7 @@ class InfluxDecoder:
             known = _series_name(series) + " "
             if len(self._series) >= _MAX_SERIES:
                 self._series.clear()
-            if len(series) <= MAX_NAME:
+            if len(series) <= MAX_NAME_BYTES:
                 self._series[series] = known
         return known
 

@@ -34,6 +34,10 @@ class JsonDecoder:
         self._stamps = Stamps(read_options(StampOptions, spec), spec)
         self._rows = TypedRows(declared_types(spec, known), whole="float64")
 
+    def follow(self, time_us: int) -> None:
+        """Take the message before the next one to have had this time; see FollowingDecoder."""
+        self._stamps.follow(time_us)
+
     def decode(self, messages: Sequence[bytes]) -> Decoded:
         """Return the values of consecutive messages."""
         time, tick = self._stamps.time, self._stamps.tick

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -31,22 +30,36 @@ _LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}\Z")
 
 
-def time_reader(time_format: TimeFormat, tz: str | None) -> Callable[[Any], int]:
-    """Return what reads the times of one stream, in order, as UTC microseconds.
+class TimeReader:
+    """Reads the times of one stream, in order.
 
-    It takes text or a number, and raises DecodeError for what is no time. A Unix time is cut
-    to microseconds when it is whole, and rounded else. `tz` is the zone of ISO times without
-    an offset; see LocalClock for those that a clock shows twice or never.
+    `tz` is the zone of ISO times without an offset; see LocalClock for those that a clock shows
+    twice or never.
 
     Raises:
         DecodeError: there is no such zone, or a zone with a Unix time.
     """
-    if time_format != "iso":
-        if tz is not None:
+
+    def __init__(self, time_format: TimeFormat, tz: str | None) -> None:
+        if tz is not None and time_format != "iso":
             raise DecodeError("tz is for time_format iso only: Unix times are in UTC")
-        return lambda value: unix_us(value, time_format)
-    clock = None if tz is None else LocalClock(zone(tz))
-    return lambda value: _iso_us(value, clock)
+        self._format = time_format
+        self._clock = None if tz is None else LocalClock(zone(tz))
+
+    def follow(self, time_us: int) -> None:
+        """Take the message before the next one to have had this time, in UTC microseconds."""
+        if self._clock is not None:
+            self._clock.follow(time_us)
+
+    def read(self, value: Any) -> int:
+        """Return a time, given as text or a number, as UTC microseconds.
+
+        A Unix time is cut to microseconds when it is whole, and rounded else. Raises
+        DecodeError for what is no time.
+        """
+        if self._format == "iso":
+            return _iso_us(value, self._clock)
+        return unix_us(value, self._format)
 
 
 def unix_us(value: Any, time_format: TimeFormat) -> int:

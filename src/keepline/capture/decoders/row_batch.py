@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from keepline.capture.decoders.decoder import Column, Decoded
-from keepline.capture.decoders.message_times import TimeFormat, time_reader
+from keepline.capture.decoders.message_times import TimeFormat, TimeReader
 from keepline.capture.decoders.options import Options
 from keepline.capture.decoders.typed_rows import MAX_INT64, MIN_INT64
 from keepline.errors import DecodeError
@@ -55,22 +55,27 @@ class Stamps:
 
     def __init__(self, options: StampOptions, spec: StreamSpec) -> None:
         self.time, self.tick = options.time, options.tick
-        self._read_time: Callable[[Any], int] | None = None
+        self._times: TimeReader | None = None
         if options.time is not None:
-            self._read_time = time_reader(options.time_format or "iso", options.tz)
+            self._times = TimeReader(options.time_format or "iso", options.tz)
         for channel in spec.channels:
             if channel.name in (self.time, self.tick):
                 raise DecodeError(
                     f"{channel.name!r} is the messages' time or tick, and cannot be a channel too"
                 )
 
+    def follow(self, time_us: int) -> None:
+        """Take the message before the next one to have had this time, in UTC microseconds."""
+        if self._times is not None:
+            self._times.follow(time_us)
+
     def read(self, time: Any, tick: Any) -> Stamp:
         """Return the stamp of the next message; a missing one is None. Raises DecodeError."""
         time_us = counted = 0
-        if self._read_time is not None:
+        if self._times is not None:
             if time is None:
                 raise DecodeError(f"no time: {self.time} is missing")
-            time_us = self._read_time(time)
+            time_us = self._times.read(time)
         if self.tick is not None:
             counted = _tick(tick, self.tick)
         return Stamp(time_us, counted)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keepline.capture.decoders.decoder import MAX_CHANNELS, Column
-from keepline.capture.decoders.options import can_name_a_channel
+from keepline.capture.decoders.options import NAMES_NO_CHANNEL, can_name_a_channel, shown
 from keepline.errors import DecodeError
 from keepline.model import DType
 
@@ -99,7 +99,7 @@ class TypedRows:
             dtype = self._types.get(name)
             if dtype is None:
                 if not can_name_a_channel(name):
-                    raise DecodeError(f"{_shown(name)} cannot name a channel")
+                    raise DecodeError(f"{shown(name)} {NAMES_NO_CHANNEL}")
                 dtype = self._new.get(type(value))
                 if dtype is None:
                     raise DecodeError(f"{name} is neither number, truth nor text")
@@ -222,7 +222,3 @@ def _int64(name: str, value: int | float) -> int | None:
     if not MIN_INT64 <= value <= MAX_INT64:
         raise DecodeError(f"{name} is a whole number too large for int64")
     return value
-
-
-def _shown(name: object) -> str:
-    return repr(name if not isinstance(name, str) or len(name) <= 60 else name[:60] + "...")

@@ -79,7 +79,10 @@ class Feed:
         if count == 0:
             return 0
         try:
-            seq = self._source.queue_many(messages[:count], at_us)
+            # The room may be gone by now: others retry a failed write from threads of their own.
+            seq = self._source.queue_many(messages[:count], at_us, timeout_s=0)
+        except CaptureTimeoutError:
+            return 0
         except (CaptureWriteError, SpoolFullError) as error:
             self._failed(error)
             return 0

@@ -42,7 +42,9 @@ _RETRY_AFTER = {"Retry-After": "1"}
 _INFLUX = {"X-Influxdb-Version": "2.7-keepline", "X-Influxdb-Build": "OSS"}
 
 #: The precisions of InfluxDB's API by what its versions 1 and 2 call them.
-_PRECISIONS = {"": "ns", "n": "ns", "ns": "ns", "u": "us", "us": "us", "ms": "ms", "s": "s"}
+_PRECISIONS = {"": "ns", "n": "ns", "u": "us"} | {
+    each: each for each in ("ns", "us", "ms", "s", "m", "h")
+}
 _CODES = {
     400: "invalid",
     401: "unauthorized",
@@ -141,7 +143,7 @@ class HttpMessages:
         asked = request.query_params.get("precision", "")
         precision = _PRECISIONS.get(asked)
         if precision is None:
-            raise BodyError(400, "the precision is ns, us, ms or s")
+            raise BodyError(400, "the precision is ns, us, ms, s, m or h")
         feed = await self._feed_of(precision)
         async with self._body(request) as body:
             return await self._put(feed, _parts(body))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ _LAST_RETRY_S = 30
 _KEEPALIVE_S = 30
 _STOP_S = 10.0
 _SOURCE_RETRY_S = 0.5
+#: A connection that ends sooner than this is short; so many of them in a row are no accident.
+_SHORT_S = 10.0
+_SHORT_ONES = 3
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 64
 
@@ -77,6 +81,8 @@ class MqttMessages:
         self._connected: asyncio.Future[None] | None = None
         self._subscribed: asyncio.Future[None] | None = None
         self._was_connected = False
+        self._connected_at = 0.0
+        self._short_ones = 0
         # An acknowledgement counts on the connection that brought the message, and is sent only
         # there; the lock keeps the connection from changing between look and send.
         self._lock = threading.Lock()
@@ -169,12 +175,13 @@ class MqttMessages:
         if code.is_failure:
             error = IngestError(
                 f"the MQTT broker at {self._broker.host}:{self._broker.port} refuses: {code}; "
-                "see --user and KEEPLINE_INGEST__MQTT_PASSWORD"
+                f"{_remedy(str(code))}"
             )
             if self._was_connected:
                 _log.warning("%s", error)
             self._tell(self._connected, error)
             return
+        self._connected_at = time.monotonic()
         self._tell(self._connected, None)
         client.subscribe([(topic, 1) for topic in self._topics])
 
@@ -199,6 +206,21 @@ class MqttMessages:
         self._next_connection()
         if self._was_connected and not self._stopping.is_set():
             _log.warning("the connection to the MQTT broker is lost (%s); trying again", code)
+            self._look_for_a_twin()
+
+    def _look_for_a_twin(self) -> None:
+        """Say what it may be when one connection after the other is ended at once.
+
+        MQTT 3.1.1 does not tell a client that another one with its name has taken its place.
+        """
+        is_short = time.monotonic() - self._connected_at < _SHORT_S
+        self._short_ones = self._short_ones + 1 if is_short else 0
+        if self._short_ones == _SHORT_ONES:
+            _log.warning(
+                "each connection to the MQTT broker ends at once: if another ingester runs with "
+                "the client id %s, give one of them a --client-id of its own",
+                self._broker.client_id,
+            )
 
     def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         self._may_take.wait()
@@ -303,6 +325,15 @@ class MqttMessages:
                 self._unacknowledged.popleft()
             if self._stopping.is_set():
                 return
+
+
+def _remedy(refusal: str) -> str:
+    """Return what to do about a broker's refusal."""
+    if "identifier" in refusal:
+        return "choose another --client-id"
+    if "unavailable" in refusal:
+        return "try again later"
+    return "check --broker-user and KEEPLINE_INGEST__MQTT_PASSWORD"
 
 
 def _settle(future: asyncio.Future[None] | None, error: IngestError | None) -> None:

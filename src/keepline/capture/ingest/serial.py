@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import threading
 from contextlib import suppress
 from typing import Any
@@ -20,6 +22,13 @@ _READ_S = 0.2
 _READ_BYTES = 64 * 1024
 _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 10.0
+
+_REMEDIES = {
+    errno.ENOENT: "there is none; plug it in, or see --device",
+    errno.EACCES: "you may not; its group, often dialout, may",
+    errno.EAGAIN: "another program has it open; end that first",
+    errno.ENOTTY: "it is no serial port; see --device",
+}
 
 
 class SerialLines:
@@ -47,7 +56,9 @@ class SerialLines:
         try:
             self._port = await asyncio.to_thread(self._opened)
         except (OSError, ValueError) as error:
-            raise IngestError(f"{self._device} cannot be opened: {_reason(error)}") from error
+            raise IngestError(
+                f"the serial device {self._device} cannot be opened: {_reason(error)}"
+            ) from error
         return f"serial:{self._device}"
 
     async def open(self, feeder: Feeder) -> None:
@@ -79,7 +90,9 @@ class SerialLines:
         except KeeplineError as error:
             self._feeder.fail(error)
         except Exception as error:  # the run has to end with it, and not go on without input
-            self._feeder.fail(IngestError(f"{self._device} cannot be read: {_reason(error)}"))
+            self._feeder.fail(
+                IngestError(f"the serial device {self._device} cannot be read: {_reason(error)}")
+            )
 
     def _read(self) -> None:
         """Read lines until the device is gone, or reading is to stop."""
@@ -131,4 +144,8 @@ class SerialLines:
 
 
 def _reason(error: Exception) -> str:
+    """Return what is wrong, once, and what to do: pyserial repeats itself and the device."""
+    for each in (error, error.__context__):
+        if each is not None and each.args and isinstance(each.args[0], int):  # termios' errors too
+            return _REMEDIES.get(each.args[0], os.strerror(each.args[0]))
     return " ".join(str(error).split())

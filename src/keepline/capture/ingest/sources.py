@@ -26,8 +26,17 @@ class Source(Protocol):
     def room(self) -> int:
         """Return how many messages it takes now without blocking."""
 
-    def queue_many(self, messages: Sequence[bytes], at_us: int | None = None) -> int | None:
-        """Take messages, all or none, and return the number of the last one."""
+    def queue_many(
+        self,
+        messages: Sequence[bytes],
+        at_us: int | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> int | None:
+        """Take messages, all or none, and return the number of the last one.
+
+        Raises CaptureTimeoutError when there is no room for them for `timeout_s` seconds.
+        """
 
     def acknowledged(self) -> int:
         """Return the number of the last message that has reached the session's level, or -1."""
@@ -66,9 +75,16 @@ class ExtraSource:
         """Return how many messages it takes now without blocking."""
         return self._recording.room
 
-    def queue_many(self, messages: Sequence[bytes], at_us: int | None = None) -> int | None:
-        """Take messages, all or none, and return the number of the last one."""
-        return self._recording.put_many(messages, time_ns() // 1000 if at_us is None else at_us)
+    def queue_many(
+        self,
+        messages: Sequence[bytes],
+        at_us: int | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> int | None:
+        """Take messages, all or none, and return the number of the last one; see Source."""
+        at_us = time_ns() // 1000 if at_us is None else at_us
+        return self._recording.put_many(messages, at_us, timeout_s)
 
     def acknowledged(self) -> int:
         """Return the number of the last message that has reached the session's level, or -1."""
@@ -88,10 +104,18 @@ class ExtraSource:
         return bool(self._recording.writer.losses)
 
     def finish(self) -> None:
-        """Write what is left and give the stream up; raises CaptureWriteError."""
+        """Write what is left and give the stream up.
+
+        Raises CaptureWriteError when that cannot be written, or brought from the spool; then
+        all is as before, and it can be called again.
+        """
         self._recording.finish()
-        self._recording.writer.drain()
-        self._recording.writer.close()
+        try:
+            self._recording.writer.drain()
+            self._recording.writer.close()
+        except BaseException:
+            self._recording.resume()
+            raise
 
     def abandon(self) -> None:
         """Give the stream up; what cannot be written at one more try is lost."""

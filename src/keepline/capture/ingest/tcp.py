@@ -45,6 +45,7 @@ class _Client:
     last: int = -1
     news: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
+    error: str = ""  # what went wrong: the last that it is told
 
     def say(self, line: str) -> None:
         """Tell the client something, if it is still there."""
@@ -136,20 +137,18 @@ class TcpLines:
             await _farewell(client)
 
     async def _serve(self, client: _Client) -> None:
-        async with asyncio.timeout(_TOKEN_S):
-            wants_ack = await self._admit(client)
+        try:
+            async with asyncio.timeout(_TOKEN_S):
+                wants_ack = await self._admit(client)
+        except IngestError as error:
+            client.say(f"error {error}")
+            raise
         self._strangers.discard(client)
-        if wants_ack is None:
-            client.say("error token refused")
-            return
-        if wants_ack and not self._feeder.promises:
-            client.say("error no acknowledgements here: messages may be dropped")
-            return
-        if len(self._clients) >= self._max_clients:
-            client.say("error too many clients; try again later")
-            return
         self._clients.add(client)
-        telling = asyncio.create_task(self._tell(client)) if wants_ack else None
+        telling = None
+        if wants_ack:
+            client.say("ok 0")
+            telling = asyncio.create_task(self._tell(client))
         try:
             await self._take(client)
             client.ended = True
@@ -160,18 +159,29 @@ class TcpLines:
             if telling is not None:
                 telling.cancel()
                 await asyncio.gather(telling, return_exceptions=True)
+            if client.error:
+                client.say(f"error {client.error}")
 
-    async def _admit(self, client: _Client) -> bool | None:
-        """Return whether the client wants acknowledgements; None when its token is wrong."""
+    async def _admit(self, client: _Client) -> bool:
+        """Return whether the client wants acknowledgements.
+
+        Raises IngestError with what it is told when it is not let in.
+        """
         try:
             line = await client.reader.readuntil(b"\n")
         except asyncio.LimitOverrunError:
-            return None
+            raise IngestError("token refused") from None
         words = line.strip(b"\r\n").split(b" ")
         known = self._token.matches(words[1] if len(words) > 1 else b"")
         if not known or words[0] != b"token" or len(line) > _TOKEN_BYTES:
-            return None
-        return True if words[2:] == [b"ack"] else (False if len(words) == 2 else None)
+            raise IngestError("token refused")
+        if words[2:] not in ([], [b"ack"]):
+            raise IngestError("after the token comes ack, or nothing")
+        if len(words) > 2 and not self._feeder.promises:
+            raise IngestError("no acknowledgements here: messages may be dropped")
+        if len(self._clients) >= self._max_clients:
+            raise IngestError("too many clients; try again later")
+        return len(words) > 2
 
     async def _take(self, client: _Client) -> None:
         splitter = LineSplitter(self._max_bytes)
@@ -183,7 +193,7 @@ class TcpLines:
                         data = await client.reader.read(_READ_BYTES)
                 except TimeoutError:
                     reason = f"no more came for {self._idle_s:g} s in the middle of this message"
-                    client.say("error silent for too long")
+                    client.error = "silent for too long"
                     return
                 if not data:
                     return
@@ -191,11 +201,11 @@ class TcpLines:
                 if self._closing and self._overdue():
                     return
                 if splitter.overlong is not None:
-                    client.say(f"error a message has at most {self._max_bytes} bytes")
+                    client.error = f"a message has at most {self._max_bytes} bytes"
                     return
         except IngestError:
             reason = "the capture session ended before this message"
-            client.say("error no more messages are taken")
+            client.error = "no more messages are taken"
             raise
         finally:
             await self._quarantine(splitter, reason)
@@ -227,7 +237,6 @@ class TcpLines:
 
     async def _tell(self, client: _Client) -> None:
         """Tell the client how many of its messages are safe, each time that more are."""
-        client.say("ok 0")
         told = 0
         with suppress(OSError, IngestError):
             while not (client.ended and told == client.count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,9 @@ if TYPE_CHECKING:  # a recorder needs no settings
 
 #: Lua counts exactly up to here.
 _MAX_NUMBER = 1 << 52
+
+#: How often it is looked whether a lease that ran out is renewed.
+_LOOK_AGAIN_S = 0.1
 
 
 class RedisCaptureStore:
@@ -171,9 +175,13 @@ class RedisCaptureStore:
         return self.session(number)
 
     def close_orphan(self, number: int) -> SessionInfo | None:
-        """End a running session whose writers are all gone; see CaptureStore."""
+        """End a running session whose writers are all gone; see CaptureStore.
+
+        A writer whose lease ran out may live, and have been cut off from the server. It has as
+        long as a lease to renew it, and this waits for that.
+        """
         info = self.session(number)
-        if info.state != "running" or self.is_live(number):
+        if info.state != "running" or self.is_live(number) or self._comes_back(number):
             return None
         taken: list[tuple[RedisStream, Fence, str]] = []
         try:
@@ -328,6 +336,17 @@ class RedisCaptureStore:
 
     def _fence(self) -> Fence:
         return Fence(secrets.token_hex(16), self._lease_ms)
+
+    def _comes_back(self, number: int) -> bool:
+        """Return whether a writer whose lease ran out renews it within as long as a lease."""
+        streams = [self._stream(number, spec.source) for spec in self.streams(number)]
+        lapsed = [stream for stream in streams if not stream.is_given_up()]
+        deadline = time.monotonic() + self._lease_ms / 1000
+        while lapsed and time.monotonic() < deadline:
+            time.sleep(min(_LOOK_AGAIN_S, self._lease_ms / 1000))
+            if any(stream.is_live() for stream in lapsed):
+                return True
+        return False
 
     def _take_all(self, number: int, taken: list[tuple[RedisStream, Fence, str]]) -> bool:
         """Seal a session and take its streams; return False when a writer lives after all."""

@@ -103,9 +103,8 @@ class RedisConnection:
             # After a fail-over the name may lead to another server, or the slots.
             if self._is_cluster or isinstance(error, exceptions.ReadOnlyError):
                 self._forget()
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise CaptureWriteError(
-                f"the capture store at {self.place} cannot be used: {reason}"
+                f"the capture store at {self.place} cannot be used: {_reason(error)}"
             ) from error
 
     def hold(self) -> None:
@@ -210,6 +209,20 @@ def _library() -> Any:
             "a Redis capture store needs redis-py: pip install 'keepline[redis]'"
         ) from error
     return redis
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, once, and what to do: redis-py repeats where the server is."""
+    exceptions = _library().exceptions
+    below = error.__cause__ or error.__context__
+    if isinstance(error, exceptions.AuthenticationError):
+        return "it refuses user or password; check [capture] url or KEEPLINE_CAPTURE__URL"
+    if isinstance(error, exceptions.TimeoutError):
+        return "it does not answer in time; check that it runs, and [capture] url"
+    if isinstance(error, exceptions.ConnectionError) and isinstance(below, OSError):
+        reason = (below.strerror or type(below).__name__).lower()
+        return f"{reason}; check that it runs, and [capture] url"
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def _place(url: str) -> str:

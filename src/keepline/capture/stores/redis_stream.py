@@ -92,6 +92,12 @@ class RedisStream:
         """Return whether a writer's lease holds."""
         return bool(self.connection.run(LIVE, (self.keys.meta,), (self.store_id,))[0] == b"live")
 
+    def is_given_up(self) -> bool:
+        """Return whether no writer has it, rather than one whose lease may have run out."""
+        key = self.keys.meta
+        store_id, token = self.connection.call(key, "HMGET", key, "store", "fence")
+        return store_id is None or store_id.decode() != self.store_id or not token
+
     def value(self, name: str, otherwise: int) -> int:
         """Return a number that is kept of the stream."""
         key = self.keys.meta

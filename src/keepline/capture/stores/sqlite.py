@@ -12,16 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from keepline.capture.stores.locks import (
-    PATIENCE_S,
-    FileLock,
-    all_held,
-    lock_path,
-    remove_files,
+from keepline.capture.stores.locks import PATIENCE_S, FileLock, all_held, lock_path, remove_files
+from keepline.capture.stores.sqlite_chunks import (
+    chunks_before,
+    chunks_from,
+    stored_losses,
+    trim_some,
 )
 from keepline.capture.stores.sqlite_file import (
-    SELECT_CHUNK,
-    SELECT_CHUNK_BEFORE,
     SELECT_SESSION,
     SELECT_SESSIONS,
     connect,
@@ -42,21 +40,13 @@ from keepline.capture.stores.stream_specs import (
     spec_json,
     spec_of,
 )
-from keepline.errors import (
-    AlreadyCapturedError,
-    CaptureError,
-    NoSessionError,
-)
+from keepline.errors import AlreadyCapturedError, CaptureError, NoSessionError
 from keepline.model import LEVELS, CaptureState, Chunk, Level, Loss, SessionInfo, StreamSpec, to_us
 
 if TYPE_CHECKING:  # a recorder needs no settings
     from keepline.config import CaptureSettings
 
 _log = logging.getLogger(__name__)
-
-#: So many chunks are trimmed in one transaction: a writer waits for no more.
-_TRIM_CHUNKS = 256
-_AFTER_ALL = 1 << 62
 
 
 class SqliteCaptureStore:
@@ -216,34 +206,25 @@ class SqliteCaptureStore:
 
     def losses(self, number: int, source: str) -> list[Loss]:
         """Return what of a stream is known to be lost, in order."""
-        rows = self._rows(
-            "SELECT first_seq, last_seq, reason, at_us FROM loss WHERE stream_id = ?"
-            " ORDER BY first_seq",
-            self._stream_id(number, source),
-        )
-        return [Loss(*row) for row in rows]
+        return stored_losses(self._rows, self._stream_id(number, source))
 
     def chunks(self, number: int, source: str, from_seq: int = 0) -> Iterator[Chunk]:
         """Yield the chunks that hold `from_seq` and what follows, in order; see CaptureStore."""
         stream_id = self._stream_id(number, source)
-        following = from_seq
-        while found := self._rows(SELECT_CHUNK, stream_id, following):
-            *values, last_seq = found[0]
-            yield intact(Chunk(*values), number, source, last_seq)
-            following = last_seq + 1
+        for chunk, last_seq in chunks_from(self._rows, stream_id, from_seq):
+            yield intact(chunk, number, source, last_seq)
 
     def last_messages(self, number: int, source: str, n: int) -> list[bytes]:
         """Return the last `n` messages that are there of a stream; see CaptureStore."""
-        self.session(number)
-        stream_id = self._stream_id(number, source)
-        before = self.next_seq(number, source)
+        stream_id, before = self._stream_id(number, source), self.next_seq(number, source)
         messages: list[bytes] = []
-        while len(messages) < n and (found := self._rows(SELECT_CHUNK_BEFORE, stream_id, before)):
-            *values, last_seq = found[0]
-            chunk = intact(Chunk(*values), number, source, last_seq)
-            messages = [*chunk.messages(), *messages]
-            before = chunk.first_seq
-        return messages[-n:] if n > 0 else []
+        if n <= 0:
+            return messages
+        for chunk, last_seq in chunks_before(self._rows, stream_id, before):
+            messages = [*intact(chunk, number, source, last_seq).messages(), *messages]
+            if len(messages) >= n:
+                break
+        return messages[-n:]
 
     def mark_archived(self, number: int, source: str, seq: int) -> None:
         """Note that the archive holds everything up to `seq`."""
@@ -273,9 +254,12 @@ class SqliteCaptureStore:
         """
         stream_id = self._stream_id(number, source)
         total = 0
-        while removed := self._trim_some(stream_id, upto):
+        while True:
+            with self._changing() as connection:
+                removed = trim_some(connection, stream_id, upto)
+            if not removed:
+                return total
             total += removed
-        return total
 
     def trimmed(self, number: int, source: str) -> int:
         """Return the number of the last message that was trimmed, or -1."""
@@ -310,10 +294,7 @@ class SqliteCaptureStore:
         with self._all_locks(number) as held:
             if running and not held:
                 raise CaptureError(f"capture session {number} is live; stop it before deleting it")
-            with self._changing_sessions() as connection:
-                locks = self._lock_paths(number)
-                connection.execute("DELETE FROM session WHERE number = ?", (number,))
-            remove_files(locks)
+            remove_files(self._deleted(number))
 
     def delete_held(self, writer: SqliteStreamWriter) -> None:
         """Remove the session of `writer`, and close that: nobody can take the stream before.
@@ -322,9 +303,7 @@ class SqliteCaptureStore:
         """
         number = writer.session.number
         try:
-            with self._changing_sessions() as connection:
-                locks = self._lock_paths(number)
-                connection.execute("DELETE FROM session WHERE number = ?", (number,))
+            locks = self._deleted(number)
         finally:
             writer.close()
         remove_files(locks)
@@ -405,35 +384,21 @@ class SqliteCaptureStore:
             raise NoSessionError(f"there is no capture session {number}")
         return int(rows[0][0])
 
-    def _trim_some(self, stream_id: int, upto: int) -> int:
-        with self._changing() as connection:
-            first, last, messages = connection.execute(
-                "SELECT min(first_seq), max(last_seq), sum(last_seq - first_seq + 1) FROM ("
-                "SELECT first_seq, last_seq FROM chunk WHERE stream_id = ?1 ORDER BY first_seq"
-                " LIMIT ?2) WHERE last_seq <="
-                " min(?3, (SELECT archived FROM stream WHERE id = ?1))",
-                (stream_id, _TRIM_CHUNKS, upto),
-            ).fetchone()
-            if first is None:
-                return 0
-            connection.execute(
-                "DELETE FROM chunk WHERE stream_id = ? AND first_seq BETWEEN ? AND ?",
-                (stream_id, first, last),
-            )
-            connection.execute("UPDATE stream SET trimmed = ? WHERE id = ?", (last, stream_id))
-            return int(messages)
+    def _deleted(self, number: int) -> list[Path]:
+        """Delete a session's rows, and return the paths of the locks of its streams."""
+        with self._changing_sessions() as connection:
+            locks = self._lock_paths(number)
+            connection.execute("DELETE FROM session WHERE number = ?", (number,))
+        return locks
 
     def _last_us(self, number: int) -> int:
         """Return when a session's last reading that can be read was taken, or its start."""
         last_us = to_us(self.session(number).started)
         for (stream_id,) in self._rows("SELECT id FROM stream WHERE number = ?", number):
-            before = _AFTER_ALL
-            while found := self._rows(SELECT_CHUNK_BEFORE, stream_id, before):
-                chunk = Chunk(*found[0][:-1])
+            for chunk, _ in chunks_before(self._rows, stream_id):
                 if chunk.intact:
                     last_us = max(last_us, chunk.times()[-1])
                     break
-                before = chunk.first_seq
         return last_us
 
     def _lock_paths(self, number: int) -> list[Path]:

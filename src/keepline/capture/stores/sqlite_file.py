@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keepline.errors import CaptureError, CaptureWriteError, NoSessionError, SessionClosedError
-from keepline.model import CaptureState, Chunk, SessionInfo, from_us
+from keepline.model import CaptureState, SessionInfo, from_us
 
 _BUSY_TIMEOUT_S = 30.0
 
@@ -83,34 +83,6 @@ def session_info(store_id: str, row: tuple[Any, ...]) -> SessionInfo:
     return SessionInfo(
         store_id, number, instrument, user, state, from_us(started_us), ended, origin, level
     )
-
-
-_CHUNK = (
-    "SELECT first_seq, lengths, times_us, ticks, raw, wall_us, monotonic_ns, crc, last_seq"
-    " FROM chunk WHERE stream_id = ?1"
-)
-_HOLDER = "(SELECT max(first_seq) FROM chunk WHERE stream_id = ?1 AND first_seq <= ?2)"
-#: The chunk of stream ?1 that holds message ?2, or else the first one after it.
-SELECT_CHUNK = (
-    f"{_CHUNK} AND last_seq >= ?2 AND first_seq >= coalesce({_HOLDER}, 0)"
-    " ORDER BY first_seq LIMIT 1"
-)
-#: The last chunk of stream ?1 that begins before message ?2.
-SELECT_CHUNK_BEFORE = f"{_CHUNK} AND first_seq < ?2 ORDER BY first_seq DESC LIMIT 1"
-
-
-def chunk_row(stream_id: int, chunk: Chunk) -> tuple[Any, ...]:
-    """Return the values for INSERT_CHUNK."""
-    return (
-        stream_id, chunk.first_seq, chunk.last_seq, chunk.crc, chunk.wall_us,
-        chunk.monotonic_ns, chunk.lengths, chunk.times_us, chunk.ticks, chunk.raw,
-    )  # fmt: skip
-
-
-INSERT_CHUNK = (
-    "INSERT INTO chunk (stream_id, first_seq, last_seq, crc, wall_us, monotonic_ns,"
-    " lengths, times_us, ticks, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 
 
 def insert_session(connection: sqlite3.Connection, values: tuple[Any, ...]) -> int:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from keepline.capture.store import Appended
 from keepline.capture.stores.locks import FileLock
+from keepline.capture.stores.sqlite_chunks import insert_chunk
 from keepline.capture.stores.sqlite_file import (
-    INSERT_CHUNK,
-    chunk_row,
     connect,
     require_running,
     transaction,
@@ -52,7 +51,7 @@ class SqliteStreamWriter:
             stored = 0
             for chunk in chunks:
                 if chunk.first_seq == following and chunk.count:
-                    self._connection.execute(INSERT_CHUNK, chunk_row(self._stream_id, chunk))
+                    insert_chunk(self._connection, self._stream_id, chunk)
                     following += chunk.count
                     stored += chunk.count
                     outcome.append("stored")

@@ -32,8 +32,10 @@ _TYPES: dict[str, Any] = {
     "integer": sa.BigInteger,
     "real": sa.Double,
     "boolean": sa.Boolean,
+    "date": sa.Date,
     "datetime": UtcDateTime,
     "json": Json,
+    "blob": sa.LargeBinary,
 }
 
 #: Columns of the transport's own in every table.
@@ -51,7 +53,7 @@ class DatabaseTransport:
     relative SQLite path starts at `folder`. SQLite has no NaN: there it arrives as NULL.
     """
 
-    capabilities = Capabilities(probes=True, idempotent=True)
+    capabilities = Capabilities(probes=True, idempotent=True, withdraws=True)
 
     def __init__(self, url: str, *, folder: Path | None = None) -> None:
         try:
@@ -132,6 +134,13 @@ class DatabaseTransport:
         """Return whether there is a receipt for this sending."""
         with self._transaction() as connection:
             return self._is_there(connection, send_key)
+
+    def withdraw(self, declared: RecordType, target_key: str) -> None:
+        """Remove the record, its sub-rows and its receipts in one transaction."""
+        tables = (*self._tables_of(declared), self._receipt)
+        with self._transaction() as connection:
+            for table in tables:
+                connection.execute(sa.delete(table).where(table.c.target_key == target_key))
 
     def _is_there(self, connection: sa.Connection, send_key: str) -> bool:
         query = sa.select(self._receipt.c.send_key).where(self._receipt.c.send_key == send_key)

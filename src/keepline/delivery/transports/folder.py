@@ -13,6 +13,7 @@ from typing import Self
 from keepline.config import RecipientSettings
 from keepline.delivery.transport import Capabilities, Sending
 from keepline.errors import ConfigError, TransportError
+from keepline.model import RecordType
 from keepline.render.json import dumps, record_value
 
 #: Bytes of a record's key that a file's name shows; file systems take 255 for the whole name.
@@ -31,7 +32,7 @@ class FolderTransport:
     """
 
     # Writing a file again gives the same file; which sendings were there is not kept.
-    capabilities = Capabilities(probes=False, idempotent=True)
+    capabilities = Capabilities(probes=False, idempotent=True, withdraws=True)
 
     def __init__(self, path: Path | str) -> None:
         self._root = Path(path)
@@ -78,6 +79,14 @@ class FolderTransport:
     def delivered(self, send_key: str) -> None:
         """Return None: the folder keeps no receipts."""
         return
+
+    def withdraw(self, declared: RecordType, target_key: str) -> None:
+        """Remove the record's file, and bring that to the disk."""
+        with self._translated():
+            folder = self._subfolder(declared.name)
+            for file in folder.glob(f"*-{target_key[:_TARGET]}.json"):
+                file.unlink(missing_ok=True)
+            _fsync(folder)
 
     def _subfolder(self, name: str) -> Path:
         folder = self._root / name

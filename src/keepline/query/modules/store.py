@@ -13,7 +13,7 @@ from keepline.store import schema
 from keepline.store.access import visible
 from keepline.store.engine import Store
 from keepline.store.tables import capture, common, delivery, sessions
-from keepline.store.tables.records import record_table, record_tables, subtable_table
+from keepline.store.tables.declared import record_table, record_tables, subtable_table
 
 _INSTRUMENT = Exposure("instrument", common.instrument)
 

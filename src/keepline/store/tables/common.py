@@ -18,6 +18,19 @@ instance = sa.Table(
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 
+#: Each restore from a backup: the life of the instance that ended with it, and how far its feed
+#: went. The next revision of a record from before is above `revision_floor`, as revisions that
+#: were made, and delivered, after the backup are not known here.
+restored = sa.Table(
+    "restored",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("epoch", sa.Text, nullable=False),
+    sa.Column("after_feed", sa.BigInteger, nullable=False),
+    sa.Column("revision_floor", sa.BigInteger, nullable=False),
+    sa.Column("restored_at", UtcDateTime, nullable=False),
+)
+
 instrument = sa.Table(
     "instrument",
     metadata,

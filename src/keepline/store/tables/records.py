@@ -1,23 +1,17 @@
-"""Record types and the change feed; the feed is written by triggers alone.
+"""What is kept about records; the feed, the history and the index are written by triggers alone.
 
-The tables of the record types themselves are made from their declarations, by `record_table`
-and `subtable_table`, outside Alembic.
+The tables of the record types themselves are in `declared`.
 """
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
-from typing import Any
-
 import sqlalchemy as sa
 
-from keepline.errors import InvalidRecordError
-from keepline.model import Field, RecordType, SubTable
 from keepline.store.tables.metadata import lookup, metadata
 from keepline.store.types import BigInt, Json, UtcDateTime
 
 feed_op = lookup("feed_op")
+proposal_state = lookup("proposal_state")
 
 record_type = sa.Table(
     "record_type",
@@ -25,6 +19,36 @@ record_type = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("declaration", Json, nullable=False),
     sa.Column("applied_at", UtcDateTime, nullable=False),
+)
+
+#: Every declaration that a type had. `renames` maps former names of fields, sub-tables and their
+#: fields (``subtable.field``) to those of this declaration; images in the history up to
+#: `after_history` have the former ones.
+record_type_change = sa.Table(
+    "record_type_change",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("record_type", sa.Text, nullable=False),
+    sa.Column("declaration", Json, nullable=False),
+    sa.Column("renames", Json, nullable=False),
+    sa.Column("after_history", sa.BigInteger, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+#: People that records are about. Everything else holds their number alone; an erased one keeps
+#: its number and loses its identifier.
+subject = sa.Table(
+    "subject",
+    metadata,
+    sa.Column("number", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("identifier", sa.Text, unique=True),
+    sa.Column("group_name", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("erased_at", UtcDateTime),
+    sa.CheckConstraint("(identifier IS NULL) = (erased_at IS NOT NULL)", name="erased"),
+    sqlite_autoincrement=True,
 )
 
 #: One row for each revision of each record. `txid` is the writing transaction on PostgreSQL
@@ -47,122 +71,119 @@ change_feed = sa.Table(
 
 ROWS = {feed_op: ("insert", "update", "delete")}
 
-#: Columns that the database stamps on every record row; nobody else may write them.
-STAMPED = ("row_born", "row_rev", "revision", "rev_txn")
+#: The state of each row of a record (`subtable` and `sub_key` are empty for the record's own row)
+#: after each revision that changed it; who and when stand in the feed. `image` maps the names of
+#: the fields to JSON values (see `records.images`); None for a deleted row, or when `erased`.
+record_history = sa.Table(
+    "record_history",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("record_type", sa.Text, nullable=False),
+    sa.Column("record_key", sa.Text, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("subtable", sa.Text, nullable=False),
+    sa.Column("sub_key", sa.Text, nullable=False),
+    sa.Column("op", sa.ForeignKey("feed_op.name"), nullable=False),
+    sa.Column("image", Json),
+    sa.Column("reason", sa.Text),
+    sa.Column("subject_no", sa.BigInteger),
+    sa.Column("erased", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.UniqueConstraint(
+        "record_type",
+        "record_key",
+        "revision",
+        "subtable",
+        "sub_key",
+        name="uq_record_history_row",
+    ),
+    sa.Index("ix_record_history_subject_no", "subject_no"),
+    sqlite_autoincrement=True,
+)
 
-#: Columns of every record, here or in a delivery, that no declaration may use.
-RESERVED = (*STAMPED, "record_key", "group_name", "target_key")
+#: The proof of the history: a salted digest of each row and a chain over all digests. The salt
+#: goes with an erased image; digest and chain stay.
+history_seal = sa.Table(
+    "history_seal",
+    metadata,
+    sa.Column("history_id", BigInt, sa.ForeignKey("record_history.id"), primary_key=True),
+    sa.Column("salt", sa.LargeBinary),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+)
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
+#: One row for each record that is or was there, for choosing among records of all types.
+record_index = sa.Table(
+    "record_index",
+    metadata,
+    sa.Column("record_type", sa.Text, primary_key=True),
+    sa.Column("record_key", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("group_name", sa.Text),
+    sa.Column("subject_no", sa.BigInteger),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("current", sa.Boolean, nullable=False),
+    sa.Column("finalised", sa.Boolean, nullable=False),
+    sa.Column("anonymous", sa.Boolean, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Index("ix_record_index_subject_no", "subject_no"),
+    sa.Index("ix_record_index_record_type_changed_at", "record_type", "changed_at"),
+)
 
-#: PostgreSQL cuts longer names off in silence.
-_LONGEST = 63
+#: What stays of an erased subject: numbers, a digest, who and why.
+erasure = sa.Table(
+    "erasure",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("subject_no", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("images", sa.BigInteger, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("erased_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
 
-_TYPES: dict[str, Any] = {
-    "text": sa.Text,
-    "integer": sa.BigInteger,
-    "real": sa.Double,
-    "boolean": sa.Boolean,
-    "datetime": UtcDateTime,
-    "json": Json,
+#: What a bundle that was edited elsewhere came to for each record, so that it is taken once.
+checkin = sa.Table(
+    "checkin",
+    metadata,
+    sa.Column("bundle", sa.Text, primary_key=True),
+    sa.Column("record_type", sa.Text, primary_key=True),
+    sa.Column("record_key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("revision", sa.BigInteger),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("checked_in_at", UtcDateTime, nullable=False),
+)
+
+#: Values that came in with a bundle and could not be written, each kept until somebody decides.
+proposal = sa.Table(
+    "proposal",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("bundle", sa.Text, nullable=False),
+    sa.Column("record_type", sa.Text, nullable=False),
+    sa.Column("record_key", sa.Text, nullable=False),
+    sa.Column("field", sa.Text, nullable=False),
+    sa.Column("base", Json),
+    sa.Column("mine", Json),
+    sa.Column("theirs", Json),
+    sa.Column("revision", sa.BigInteger),
+    sa.Column("subject_no", sa.BigInteger),
+    sa.Column("group_name", sa.Text),
+    sa.Column("state", sa.ForeignKey("proposal_state.name"), nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("proposed_at", UtcDateTime, nullable=False),
+    sa.Column("settled_by", sa.Text),
+    sa.Column("settled_at", UtcDateTime),
+    sa.Index("ix_proposal_record_type_record_key", "record_type", "record_key"),
+    sqlite_autoincrement=True,
+)
+
+ROWS = {
+    feed_op: ("insert", "update", "delete"),
+    proposal_state: ("open", "taken", "dropped"),
 }
-
-
-def check_declaration(declared: RecordType) -> None:
-    """Raise InvalidRecordError unless every name of a declaration can be an SQL name."""
-    names = [declared.name, *(field.name for field in declared.fields)]
-    for subtable in declared.subtables:
-        names += [subtable.name, subtable.key, *(field.name for field in subtable.fields)]
-        if len(declared.subtable_name(subtable)) > _LONGEST:
-            raise InvalidRecordError(
-                f"the names {declared.name!r} and {subtable.name!r} are too long together; "
-                f"shorten them by {len(declared.subtable_name(subtable)) - _LONGEST} letters"
-            )
-    for name in names:
-        if not _NAME.match(name) or "__" in name:
-            raise InvalidRecordError(
-                f"{name!r} is not a usable name: small letters, digits and single _, "
-                "a letter first, at most 31"
-            )
-    _check_distinct([field.name for field in declared.fields] + list(RESERVED))
-    _check_distinct([subtable.name for subtable in declared.subtables])
-    for subtable in declared.subtables:
-        _check_distinct([subtable.key, *(field.name for field in subtable.fields), *RESERVED])
-
-
-def _check_distinct(names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidRecordError(f"the name {name!r} is taken")
-
-
-@lru_cache(maxsize=256)
-def record_tables(declared: RecordType) -> sa.MetaData:
-    """Return the tables of a record type and its sub-tables.
-
-    The same ones every time, so that statements about them are compiled once.
-    """
-    tables = sa.MetaData()
-    record_table(declared, tables)
-    for subtable in declared.subtables:
-        subtable_table(declared, subtable, tables)
-    return tables
-
-
-def record_table(declared: RecordType, into: sa.MetaData) -> sa.Table:
-    """Return the SQL table of a record type, made in `into` when it is not there yet."""
-    known = into.tables.get(declared.table_name)
-    if known is not None:
-        return known
-    check_declaration(declared)
-    return sa.Table(
-        declared.table_name,
-        into,
-        sa.Column("record_key", sa.Text, primary_key=True),
-        sa.Column("group_name", sa.Text),
-        *_columns(declared.fields),
-        sa.Column("row_born", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("row_rev", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("rev_txn", sa.BigInteger),
-        comment=declared.comment or None,
-    )
-
-
-def subtable_table(declared: RecordType, subtable: SubTable, into: sa.MetaData) -> sa.Table:
-    """Return the SQL table of a record type's sub-rows."""
-    parent = record_table(declared, into)
-    name = declared.subtable_name(subtable)
-    known = into.tables.get(name)
-    if known is not None:
-        return known
-    return sa.Table(
-        name,
-        into,
-        sa.Column(
-            "record_key",
-            sa.ForeignKey(parent.c.record_key, ondelete="CASCADE"),
-            primary_key=True,
-        ),
-        sa.Column(subtable.key, sa.Text, primary_key=True),
-        *_columns(subtable.fields),
-        comment=subtable.comment or None,
-    )
-
-
-def _columns(fields: tuple[Field, ...]) -> list[sa.Column[Any] | sa.CheckConstraint]:
-    columns = [
-        sa.Column(
-            field.name,
-            _TYPES[field.type],
-            nullable=not field.required,
-            comment=field.comment or None,
-        )
-        for field in fields
-    ]
-    choices = [
-        sa.CheckConstraint(column.in_(field.choices), name=f"{field.name}_choice")
-        for field, column in zip(fields, columns, strict=True)
-        if field.choices
-    ]
-    return [*columns, *choices]

@@ -22,8 +22,7 @@ def install(connection: sa.Connection, declared: Iterable[RecordType] = ()) -> N
     dialect = _DIALECTS.get(connection.dialect.name)
     if dialect is None:
         raise ConfigError("the SQL store is neither SQLite nor PostgreSQL")
-    for statement in dialect.fixed():
-        connection.exec_driver_sql(statement)
-    for record_type in declared:
-        for statement in dialect.record(record_type):
-            connection.exec_driver_sql(statement)
+    statements = [*dialect.fixed(), *(line for each in declared for line in dialect.record(each))]
+    for statement in statements:
+        # Without parameters, nothing is taken for a placeholder.
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

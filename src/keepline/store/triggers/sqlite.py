@@ -1,103 +1,111 @@
 """The triggers for SQLite.
 
 SQLite has no session settings, so the one-row table `writer` carries what triggers need to
-know: `actor` and `txn` are set by the library at the start of a write transaction and cleared
-at its end (a writer that goes around the library finds them null), `stamp` holds a token for
-the moment between drawing it and writing it, which is how the guard knows the stamping itself
-from anybody else's write.
+know: `actor`, `txn`, `reason` and `erasing` are set by the library at the start of a write
+transaction and cleared at its end (a writer that goes around the library finds them null);
+`stamp` holds a token while a trigger of keepline's writes, which is how guards know the
+triggers' own writes from anybody else's.
 """
 
 from __future__ import annotations
 
 from keepline.model import RecordType
+from keepline.store.triggers import sqlite_records
+from keepline.store.triggers.guarded import APPEND_ONLY, ERASABLE, SENT_FINAL
+from keepline.store.triggers.sqlite_statements import ERASING, STAMPING, Trigger
 
 WRITER = """CREATE TABLE IF NOT EXISTS writer (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     actor TEXT,
     txn INTEGER,
-    stamp INTEGER
+    stamp INTEGER,
+    reason TEXT,
+    erasing INTEGER
 )"""
 
-APPEND_ONLY = ("session_event", "session_change", "capture_session_change", "change_feed")
-
-#: What else than its id makes a row of these tables unique.
-_UNIQUE = {
-    "session_event": ("session_identifier", "event_type", "happened_at", "instrument"),
-    "change_feed": ("record_type", "record_key", "revision"),
+#: What makes a row of these tables unique, where it is not its id alone.
+_UNIQUE: dict[str, tuple[tuple[str, ...], ...]] = {
+    "session_event": (("id",), ("session_identifier", "event_type", "happened_at", "instrument")),
+    "change_feed": (("id",), ("record_type", "record_key", "revision")),
+    "record_history": (
+        ("id",),
+        ("record_type", "record_key", "revision", "subtable", "sub_key"),
+    ),
+    "history_seal": (("history_id",),),
 }
 
-_NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
-_RANDOM = "random() & 0x7fffffffffffffff"
+#: The columns of logs that an erasure leaves as they are.
+_LASTING = {
+    "change_feed": ("id", "record_type", "revision", "op", "txid", "changed_at"),
+    "record_history": ("id", "record_type", "revision", "subtable", "op"),
+    "history_seal": ("history_id", "digest", "chain"),
+}
 
 
 def fixed() -> list[str]:
     """Return the statements for the fixed tables, in order; they can be run again."""
     statements = [WRITER, "INSERT OR IGNORE INTO writer (id) VALUES (1)"]
-    for table in APPEND_ONLY:
-        statements += _no_replace(table)
-    for verb in ("UPDATE", "DELETE"):
-        for table in APPEND_ONLY:
-            statements += _trigger(
-                f"{table}_append_only_{verb.lower()}",
-                f"BEFORE {verb} ON {table}",
-                f"SELECT RAISE(ABORT, 'keepline: {table} is append-only');",
-            )
-    return statements + _sent_final()
+    return statements + [line for trigger in fixed_triggers() for line in trigger.statements()]
 
 
 def record(declared: RecordType) -> list[str]:
     """Return the statements for a record type's tables, in order; they can be run again."""
-    table = declared.table_name
-    statements = [
-        *_guard(table),
-        *_stamp_insert(declared),
-        *_stamp_update(declared),
-        *_trigger(
-            f"{table}_delete",
-            f"AFTER DELETE ON {table}",
-            _feed(declared.name, "OLD", "delete", "OLD.revision + 1"),
-        ),
-    ]
-    for subtable in declared.subtables:
-        child = declared.subtable_name(subtable)
-        for verb, keys in _TOUCHED:
-            statements += _trigger(
-                f"{child}_touch_{verb.lower()}",
-                f"AFTER {verb} ON {child}",
-                f"UPDATE {table} SET revision = revision WHERE record_key IN ({keys});",
-            )
-    return statements
+    gone = [f"DROP TRIGGER IF EXISTS {name}" for name in sqlite_records.unneeded(declared)]
+    made = sqlite_records.record_triggers(declared)
+    return gone + [line for trigger in made for line in trigger.statements()]
 
 
-#: Which parents a change of a sub-row concerns: an update may move it to another one.
-_TOUCHED = (
-    ("INSERT", "NEW.record_key"),
-    ("UPDATE", "NEW.record_key, OLD.record_key"),
-    ("DELETE", "OLD.record_key"),
-)
+def fixed_triggers() -> list[Trigger]:
+    """Return the triggers of the fixed tables."""
+    triggers = []
+    for table in (*APPEND_ONLY, *ERASABLE):
+        triggers += [_no_replace(table), _no_update(table), _no_delete(table)]
+    return triggers + _sent_final()
 
 
-def _trigger(name: str, when: str, *body: str) -> list[str]:
-    steps = "\n    ".join(body)
-    return [
-        f"DROP TRIGGER IF EXISTS {name}",
-        f"CREATE TRIGGER {name} {when}\nBEGIN\n    {steps}\nEND",
-    ]
+def record_triggers(declared: RecordType) -> list[Trigger]:
+    """Return the triggers of a record type's tables."""
+    return sqlite_records.record_triggers(declared)
 
 
-def _no_replace(table: str) -> list[str]:
+def _refused(table: str) -> str:
+    return f"SELECT RAISE(ABORT, 'keepline: {table} is append-only');"
+
+
+def _no_replace(table: str) -> Trigger:
     # INSERT OR REPLACE removes the row in its way without firing a delete trigger.
-    taken = "id = NEW.id"
-    if columns := _UNIQUE.get(table):
-        taken += f" OR ({' AND '.join(f'{column} = NEW.{column}' for column in columns)})"
-    return _trigger(
+    taken = " OR ".join(
+        f"({' AND '.join(f'{column} = NEW.{column}' for column in columns)})"
+        for columns in _UNIQUE.get(table, (("id",),))
+    )
+    condition = f"EXISTS (SELECT 1 FROM {table} WHERE {taken})"
+    if table == "record_history":  # a later change within a transaction is the same revision
+        condition += f" AND NOT {STAMPING}"
+    return Trigger(
         f"{table}_append_only_insert",
-        f"BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE {taken})",
-        f"SELECT RAISE(ABORT, 'keepline: {table} is append-only');",
+        table,
+        f"BEFORE INSERT ON {table} WHEN {condition}",
+        (_refused(table),),
     )
 
 
-def _sent_final() -> list[str]:
+def _no_update(table: str) -> Trigger:
+    when = f"BEFORE UPDATE ON {table}"
+    if table in ERASABLE:
+        same = " AND ".join(f"NEW.{column} IS OLD.{column}" for column in _LASTING[table])
+        when += f" WHEN NOT ({ERASING} AND {same})"
+        if table == "record_history":
+            when += f" AND NOT {STAMPING}"
+    return Trigger(f"{table}_append_only_update", table, when, (_refused(table),))
+
+
+def _no_delete(table: str) -> Trigger:
+    return Trigger(
+        f"{table}_append_only_delete", table, f"BEFORE DELETE ON {table}", (_refused(table),)
+    )
+
+
+def _sent_final() -> list[Trigger]:
     # As above, a sent row is also gone when another one takes its id or its place.
     replaced = (
         "EXISTS (SELECT 1 FROM sent_log WHERE id = NEW.id AND state = 'sent') "
@@ -106,90 +114,16 @@ def _sent_final() -> list[str]:
     )
     conditions = {
         "INSERT": replaced,
-        "UPDATE": f"OLD.state = 'sent' OR {replaced}",
+        # An erasure takes away what is made of content, and renames the record.
+        "UPDATE": f"(OLD.state = 'sent' OR {replaced}) AND NOT {ERASING}",
         "DELETE": "OLD.state = 'sent'",
     }
-    statements = []
-    for verb, condition in conditions.items():
-        statements += _trigger(
+    return [
+        Trigger(
             f"sent_log_final_{verb.lower()}",
+            "sent_log",
             f"BEFORE {verb} ON sent_log WHEN {condition}",
-            "SELECT RAISE(ABORT, 'keepline: a sent row is never changed');",
+            (f"SELECT RAISE(ABORT, '{SENT_FINAL}');",),
         )
-    return statements
-
-
-def _guard(table: str) -> list[str]:
-    stamped = " OR ".join(
-        f"NEW.{column} IS NOT OLD.{column}"
-        for column in ("row_born", "row_rev", "revision", "rev_txn")
-    )
-    return [
-        *_trigger(
-            f"{table}_guard",
-            f"BEFORE UPDATE ON {table} WHEN ({stamped}) AND (SELECT stamp FROM writer) IS NULL",
-            "SELECT RAISE(ABORT, 'keepline: the database stamps tokens and revisions');",
-        ),
-        *_trigger(
-            f"{table}_key",
-            f"BEFORE UPDATE OF record_key ON {table} WHEN NEW.record_key IS NOT OLD.record_key",
-            "SELECT RAISE(ABORT, 'keepline: a record never changes its key');",
-        ),
+        for verb, condition in conditions.items()
     ]
-
-
-def _stamp_insert(declared: RecordType) -> list[str]:
-    table = declared.table_name
-    next_revision = (
-        "(SELECT 1 + coalesce(max(revision), 0) FROM change_feed "
-        f"WHERE record_type = '{declared.name}' AND record_key = NEW.record_key)"
-    )
-    return _trigger(
-        f"{table}_insert",
-        f"AFTER INSERT ON {table}",
-        *_stamp(table, born=_DRAWN, revision=next_revision),
-        _feed(declared.name, "NEW", "insert", _revision_of(table)),
-    )
-
-
-def _stamp_update(declared: RecordType) -> list[str]:
-    table = declared.table_name
-    again = "OLD.rev_txn IS NOT NULL AND OLD.rev_txn IS (SELECT txn FROM writer)"
-    return _trigger(
-        f"{table}_update",
-        f"AFTER UPDATE ON {table} WHEN NEW.row_rev IS OLD.row_rev",
-        *_stamp(
-            table,
-            born="row_born",
-            revision=f"CASE WHEN {again} THEN revision ELSE revision + 1 END",
-        ),
-        _feed(declared.name, "NEW", "update", _revision_of(table), where=f"NOT ({again})"),
-    )
-
-
-_DRAWN = "(SELECT stamp FROM writer)"
-
-
-def _stamp(table: str, *, born: str, revision: str) -> list[str]:
-    return [
-        f"UPDATE writer SET stamp = {_RANDOM};",
-        (
-            f"UPDATE {table} SET row_born = {born}, row_rev = {_DRAWN}, "
-            f"rev_txn = (SELECT txn FROM writer), revision = {revision} "
-            "WHERE record_key = NEW.record_key;"
-        ),
-        "UPDATE writer SET stamp = NULL;",
-    ]
-
-
-def _revision_of(table: str) -> str:
-    return f"(SELECT revision FROM {table} WHERE record_key = NEW.record_key)"
-
-
-def _feed(name: str, row: str, op: str, revision: str, *, where: str = "") -> str:
-    condition = f" WHERE {where}" if where else ""
-    return (
-        "INSERT INTO change_feed (record_type, record_key, revision, op, txid, actor, changed_at) "
-        f"SELECT '{name}', {row}.record_key, {revision}, '{op}', 0, "
-        f"(SELECT actor FROM writer), {_NOW}{condition};"
-    )

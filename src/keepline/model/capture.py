@@ -1,18 +1,14 @@
-"""Frozen values that cross folders; nothing here does I/O or loads a heavy library."""
+"""Streams of messages, their sessions and chunks."""
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 #: The longest step that a stream may declare: 100 years of 365 days.
 MAX_STEP_US = 100 * 365 * 86_400 * 1_000_000
@@ -35,58 +31,6 @@ CAPTURE_STATES: tuple[CaptureState, ...] = (
 #: What a channel's values are.
 DType = Literal["float64", "int64", "bool", "text"]
 DTYPES: tuple[DType, ...] = ("float64", "int64", "bool", "text")
-
-FieldType = Literal["text", "integer", "real", "boolean", "datetime", "json"]
-
-
-def to_us(moment: datetime) -> int:
-    """Return an aware datetime as UTC microseconds since 1970, exactly.
-
-    Raises ValueError for a naive datetime, TypeError for anything else.
-    """
-    if not isinstance(moment, datetime):
-        raise TypeError(f"a time is an aware datetime, not {type(moment).__name__}")
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone is refused; give it an explicit time zone")
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def from_us(microseconds: int) -> datetime:
-    """Return UTC microseconds since 1970 as an aware datetime in UTC, exactly."""
-    return EPOCH + timedelta(microseconds=microseconds)
-
-
-def utc_now() -> datetime:
-    """Return the present time in UTC."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Somebody who asks: a user, a token, a recipient, or the system itself.
-
-    `groups` are the groups whose rows it may see; `sees_all` lifts that limit.
-    """
-
-    name: str
-    kind: Literal["user", "token", "recipient", "system"] = "user"
-    groups: frozenset[str] = frozenset()
-    sees_all: bool = False
-
-    @classmethod
-    def system(cls, name: str = "keepline") -> Principal:
-        """Return the principal of keepline's own work, which sees everything."""
-        return cls(name, "system", sees_all=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Instrument:
-    """A device whose use is logged. `tz` is the IANA zone of its local clock."""
-
-    name: str
-    tz: str = "UTC"
-    group: str | None = None
-    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,122 +217,3 @@ class Loss:
     def count(self) -> int:
         """Return the number of messages."""
         return self.last_seq - self.first_seq + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One column of a record type. `choices` are the only values allowed, when given."""
-
-    name: str
-    type: FieldType = "text"
-    unit: str | None = None
-    comment: str = ""
-    required: bool = False
-    updatable: bool = True
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SubTable:
-    """Rows that belong to a record, such as one per channel; `key` names what orders them."""
-
-    name: str
-    key: str
-    fields: tuple[Field, ...]
-    comment: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordType:
-    """The declaration of a kind of record, from which its tables and triggers are made."""
-
-    name: str
-    fields: tuple[Field, ...]
-    subtables: tuple[SubTable, ...] = ()
-    comment: str = ""
-
-    @property
-    def table_name(self) -> str:
-        """Return the name of the SQL table that holds the records."""
-        return f"rec_{self.name}"
-
-    def subtable_name(self, subtable: SubTable) -> str:
-        """Return the name of the SQL table that holds the rows of `subtable`."""
-        return f"rec_{self.name}__{subtable.name}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the declaration as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, declaration: Mapping[str, Any]) -> RecordType:
-        """Return the declaration that `to_json` wrote."""
-        return cls(
-            name=declaration["name"],
-            fields=_fields(declaration["fields"]),
-            subtables=tuple(
-                SubTable(
-                    name=subtable["name"],
-                    key=subtable["key"],
-                    fields=_fields(subtable["fields"]),
-                    comment=subtable["comment"],
-                )
-                for subtable in declaration["subtables"]
-            ),
-            comment=declaration["comment"],
-        )
-
-    def field(self, name: str) -> Field:
-        """Return the field called `name`; raises KeyError."""
-        for candidate in self.fields:
-            if candidate.name == name:
-                return candidate
-        raise KeyError(name)
-
-
-def _fields(declared: Iterable[Mapping[str, Any]]) -> tuple[Field, ...]:
-    return tuple(Field(**{**each, "choices": tuple(each["choices"])}) for each in declared)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class RecordKey:
-    """A record's name within an instance."""
-
-    record_type: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.record_type}/{self.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class RecordImage:
-    """One revision of a record with its sub-rows, as a reader with some rights saw it.
-
-    `values` maps field names to values (times are aware, in UTC); `subrows` maps each
-    sub-table's name to its rows in key order, each with the sub-table's key column.
-    """
-
-    type: RecordType
-    key: str
-    revision: int
-    group: str | None
-    born: int
-    rev: int
-    values: Mapping[str, Any]
-    subrows: Mapping[str, tuple[Mapping[str, Any], ...]]
-
-    @property
-    def name(self) -> RecordKey:
-        """Return the record's name within the instance."""
-        return RecordKey(self.type.name, self.key)
-
-
-def stable_hash(*parts: str) -> str:
-    """Return the SHA-256 (hex) of the parts, so that no two lists of parts share one."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
-    return digest.hexdigest()

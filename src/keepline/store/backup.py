@@ -1,0 +1,195 @@
+"""The file that a backup is: a ZIP archive with a manifest and a checksum for each member."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from keepline.errors import InstanceError
+
+#: What this version writes, and the only one that it reads.
+FORMAT = 1
+
+_MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+_MAX_MANIFEST = 64 << 20
+
+
+class _Hashed:
+    """A member that is being written: what passes through is counted and digested."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._out.write(data)
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+
+class BackupWriter:
+    """Writes a backup beside its place, for its owner alone, and renames it when it is whole.
+
+    Leaving it without `finish` leaves nothing behind. Raises InstanceError when there is a file
+    of that name already, or the place cannot be written. Memory does not grow with the content.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+        self._members: dict[str, dict[str, Any]] = {}
+        self._done = False
+
+    def __enter__(self) -> Self:
+        if self._file.exists():
+            raise InstanceError(f"{self._file} is there already; give the backup another name")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._raw = os.fdopen(os.open(self._part, flags, 0o600), "w+b")
+        except OSError as error:
+            raise InstanceError(f"{self._file} cannot be written: {error.strerror}") from error
+        self._zip = zipfile.ZipFile(self._raw, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._done:
+            with suppress(OSError, ValueError):
+                self._raw.close()
+            self._part.unlink(missing_ok=True)
+
+    @property
+    def scratch(self) -> Path:
+        """Return a name beside the backup for a file that is needed on the way."""
+        return self._part.with_suffix(".scratch")
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[_Hashed]:
+        """Give what writes one member; members are written one after the other."""
+        with self._zip.open(name, "w", force_zip64=True) as out:
+            hashed = _Hashed(out)
+            yield hashed
+        self._members[name] = {"sha256": hashed.digest.hexdigest(), "size_bytes": hashed.size}
+
+    def add_file(self, name: str, path: Path) -> None:
+        """Write a file's content as a member."""
+        with path.open("rb") as source, self.member(name) as out:
+            while chunk := source.read(_CHUNK):
+                out.write(chunk)
+
+    def finish(self, about: Mapping[str, Any]) -> int:
+        """Write the manifest, bring all of it to the disk and rename it; return its size.
+
+        A file that got the name meanwhile is not replaced: InstanceError.
+        """
+        manifest = {"format": FORMAT, **about, "members": self._members}
+        self._zip.writestr(_MANIFEST, json.dumps(manifest, indent=2))
+        self._zip.close()
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+        size = self._raw.tell()
+        self._raw.close()
+        try:
+            os.link(self._part, self._file)
+        except FileExistsError:
+            raise InstanceError(f"{self._file} is there already; give another name") from None
+        self._part.unlink()
+        self._done = True
+        sync_folder(self._file.parent)
+        return size
+
+
+class BackupReader:
+    """A backup that was written by `BackupWriter`; `about` is its manifest.
+
+    Raises InstanceError for any other file, and for the format of a newer version.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._zip = zipfile.ZipFile(file)
+            if self._zip.getinfo(_MANIFEST).file_size > _MAX_MANIFEST:
+                raise ValueError
+            self.about: dict[str, Any] = json.loads(self._zip.read(_MANIFEST))
+            known = int(self.about["format"])
+            self._members: dict[str, dict[str, Any]] = self.about["members"]
+        except OSError as error:
+            raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError):
+            raise InstanceError(f"{file} is no backup of keepline, or is damaged") from None
+        if known != FORMAT:
+            raise InstanceError(f"{file} was written by a newer keepline; upgrade keepline")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._zip.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def check(self) -> None:
+        """Read all of it and compare the checksums; raises InstanceError."""
+        for name, said in self._members.items():
+            digest, size = hashlib.sha256(), 0
+            try:
+                with self._zip.open(name) as member:
+                    while chunk := member.read(_CHUNK):
+                        digest.update(chunk)
+                        size += len(chunk)
+            except (KeyError, OSError, zipfile.BadZipFile, ValueError, EOFError):
+                size = -1
+            except Exception as error:  # zlib.error, for one, has no better parent
+                raise InstanceError(f"{self._file}: {name} is damaged") from error
+            if (digest.hexdigest(), size) != (said["sha256"], said["size_bytes"]):
+                raise InstanceError(f"{self._file}: {name} is damaged; use another backup")
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[IO[bytes]]:
+        """Give one member to read."""
+        with self._zip.open(name) as member:
+            yield member
+
+    def text(self, name: str) -> str:
+        """Return one small member as text."""
+        return self._zip.read(name).decode()
+
+    def extract(self, name: str, path: Path) -> None:
+        """Write one member to a new file, for its owner alone, and bring it to the disk."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as out, self.member(name) as member:
+            while chunk := member.read(_CHUNK):
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,15 @@
+"""The how-to guide for records is run as it stands, and says what it says there."""
+
+from pathlib import Path
+
+from tests.tour import dead_links, walk
+
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "records.md"
+
+
+def test_every_block_says_what_the_guide_says(tmp_path: Path) -> None:
+    assert walk(GUIDE.read_text(encoding="utf-8"), tmp_path) == 4
+
+
+def test_links_lead_somewhere() -> None:
+    assert dead_links(GUIDE) == []

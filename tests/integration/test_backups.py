@@ -1,0 +1,172 @@
+"""Backups: one state while others write, whole or not there; a restore writes over nothing."""
+
+import json
+import threading
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from keepline.app import backups
+from keepline.app.instance import Instance, init_instance, open_instance
+from keepline.errors import InstanceError, SchemaTooNewError
+from keepline.model import Principal, StreamSpec, utc_now
+from keepline.records import subjects
+from keepline.store import Store
+from tests.planted import ANN, VISIT, plant
+from tests.stores import around
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    """An instance with records, on SQLite; closed."""
+    made = plant(tmp_path / "here")
+    made.close()
+    return made
+
+
+def _rewrite(file: Path, name: str, change: bytes) -> None:
+    """Replace one member of a backup, keeping the archive's own checksums right."""
+    with zipfile.ZipFile(file) as old:
+        members = {each: old.read(each) for each in old.namelist()}
+    with zipfile.ZipFile(file, "w") as new:
+        for each, data in {**members, name: change}.items():
+            new.writestr(each, data)
+
+
+def test_a_backup_is_one_state_while_others_write(instance: Instance, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            with instance.store.write(ANN, reason="count") as connection:
+                for key in ("plain", "other"):
+                    connection.execute(
+                        sa.text("UPDATE rec_visit SET note = :n WHERE record_key = :k"),
+                        {"n": str(count), "k": key},
+                    )
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(3):
+            backups.backup(instance, tmp_path / f"{number}.zip")
+    finally:
+        stop.set()
+        writer.join()
+    for number in range(3):
+        folder = tmp_path / f"restored-{number}"
+        assert backups.restore(tmp_path / f"{number}.zip", folder).warnings == []
+        with open_instance(folder) as restored, restored.store.read() as connection:
+            notes = "SELECT DISTINCT note FROM rec_visit WHERE record_key IN ('plain', 'other')"
+            assert len(connection.exec_driver_sql(notes).all()) == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_damage_is_found_before_anything_is_written(instance: Instance, tmp_path: Path) -> None:
+    file, folder = tmp_path / "b.zip", tmp_path / "there"
+    backups.backup(instance, file)
+    whole = file.read_bytes()
+    _rewrite(file, "store.db", b"SQLite format 3\0" + bytes(4096))
+    with pytest.raises(InstanceError, match=r"store\.db is damaged"):
+        backups.restore(file, folder)
+    for cut in (len(whole) // 2, 10):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(InstanceError, match="no backup of keepline, or is damaged"):
+            backups.restore(file, folder)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    file.write_bytes(flipped)
+    with pytest.raises(InstanceError, match="damaged"):
+        backups.restore(file, folder)
+    assert not folder.exists()
+
+
+def test_a_backup_of_another_schema_is_refused(instance: Instance, tmp_path: Path) -> None:
+    file = tmp_path / "b.zip"
+    backups.backup(instance, file)
+    with zipfile.ZipFile(file) as archive:
+        about = json.loads(archive.read("manifest.json"))
+    _rewrite(file, "manifest.json", json.dumps({**about, "schema": "9999"}).encode())
+    with pytest.raises(SchemaTooNewError, match="upgrade keepline"):
+        backups.restore(file, tmp_path / "there")
+
+
+def test_nothing_is_written_over(instance: Instance, tmp_path: Path) -> None:
+    file = tmp_path / "b.zip"
+    backups.backup(instance, file)
+    before = file.read_bytes()
+    with pytest.raises(InstanceError, match="is there already"):
+        backups.backup(instance, file)
+    with pytest.raises(InstanceError, match="is not empty"):
+        backups.restore(file, instance.folder)
+    assert file.read_bytes() == before
+
+
+def test_secrets_stay_behind_and_the_rest_of_the_settings_comes_along(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "here"
+    init_instance(folder).close()
+    (folder / "keepline.toml").write_text(
+        '[store]\nurl = "sqlite:///sub.db"\n[ingest]\ntoken = "s3cret-a"\nidle_s = 9.5\n'
+        '[streams."b.1"]\ninstrument = "bench"\noptions = { sep = "\\t", n = [1, 2] }\n'
+        "[recipients.db]\n"
+        'transport = "database"\nurl = "postgresql://ann:s3cret-b@db/x?password=s3cret-c"\n'
+    )
+    (folder / "keepline.db").rename(folder / "sub.db")
+    with open_instance(folder) as made:
+        backups.backup(made, tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        held = b"".join(archive.read(name) for name in archive.namelist())
+        settings = tomllib.loads(archive.read("keepline.toml").decode())
+    assert b"s3cret" not in held
+    assert settings["recipients"]["db"]["url"] == "postgresql://ann@db/x"
+    assert settings["ingest"] == {"idle_s": 9.5}
+    assert settings["streams"]["b.1"]["options"] == {"sep": "\t", "n": [1, 2]}
+    backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    assert (tmp_path / "there" / "sub.db").is_file()
+
+
+def test_numbers_given_out_after_the_backup_do_not_come_again(
+    instance: Instance, tmp_path: Path
+) -> None:
+    with open_instance(instance.folder) as here:
+        store = here.capture_store
+        store.create_session("bench", "ann", StreamSpec(), started=utc_now()).close()
+        backups.backup(here, tmp_path / "b.zip")
+        store.create_session("bench", "ann", StreamSpec(), started=utc_now()).close()
+        given = store.last_number
+        later = subjects.add("later", instance=here, principal=ANN)
+    restored = backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    assert restored.epoch != instance.epoch
+    with open_instance(tmp_path / "there") as again:
+        assert again.store_id == instance.store_id
+        assert subjects.add("new", instance=again, principal=ANN).number > later.number
+        assert again.capture_store.last_number > given
+
+
+def test_an_erasure_of_another_life_erases_nobody_else(instance: Instance, tmp_path: Path) -> None:
+    backups.backup(instance, tmp_path / "b.zip")
+    listed = tmp_path / "erasures.jsonl"
+    listed.write_text('{"subject": 2, "digest": "of somebody else"}\n{"subject": 1, "dig')
+    made = backups.restore(tmp_path / "b.zip", tmp_path / "there", erasures=listed)
+    assert made.erased_again == []
+    assert "is not this instance's" in made.warnings[0]
+
+
+def test_a_restored_store_has_its_triggers(instance: Instance, tmp_path: Path) -> None:
+    backups.backup(instance, tmp_path / "b.zip")
+    backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    store = Store(f"sqlite:///{tmp_path / 'there' / 'keepline.db'}")
+    with pytest.raises(sa.exc.DatabaseError, match="a reason is required"), around(store) as raw:
+        raw.exec_driver_sql(f"UPDATE {VISIT.table_name} SET note = 'x' WHERE record_key = 'other'")
+    with pytest.raises(sa.exc.DatabaseError, match="append-only"), around(store) as raw:
+        raw.exec_driver_sql("UPDATE record_history SET image = NULL")
+    with store.read() as connection:
+        assert subjects.find(connection, "other-1", Principal.system("x")).number == 2
+    store.close()
