@@ -53,7 +53,8 @@ def start(
 ) -> None:
     """Record standard input, a message a line, as a session.
 
-    Blank lines are no messages. Ctrl-C and `keepline capture stop` end it as well; what was read by then is stored.
+    Blank lines are no messages. Ctrl-C and `keepline capture stop` end it as well; what was
+    read by then is stored.
     """
     from keepline.app import captures
     from keepline.app.recorder import recorder

@@ -20,7 +20,7 @@ def init(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make an instance: a folder with settings and empty stores."""
+    """Make an instance: a folder with settings and stores."""
     from keepline.app.instance import init_instance
     from keepline.cli.report import emit, say
 
