@@ -25,6 +25,7 @@ def schema_of(columns: Sequence[ColumnInfo]) -> pyarrow.Schema:
         "integer": pa.int64(),
         "real": pa.float64(),
         "boolean": pa.bool_(),
+        "date": pa.date32(),
         "datetime": pa.timestamp("us", "UTC"),
         "json": pa.string(),
         "binary": pa.binary(),

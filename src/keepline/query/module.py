@@ -9,20 +9,21 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from keepline.errors import InterfaceError
 from keepline.model import Principal
 
-#: Python types: str, int, float, bool, aware datetime in UTC, str (JSON text), bytes.
-ColumnType = Literal["text", "integer", "real", "boolean", "datetime", "json", "binary"]
+#: Python types: str, int, float, bool, date, aware datetime in UTC, str (JSON text), bytes.
+ColumnType = Literal["text", "integer", "real", "boolean", "date", "datetime", "json", "binary"]
 
 PYTHON_TYPES: dict[ColumnType, type] = {
     "text": str,
     "integer": int,
     "real": float,
     "boolean": bool,
+    "date": date,
     "datetime": datetime,
     "json": str,
     "binary": bytes,

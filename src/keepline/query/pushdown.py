@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlglot import exp
@@ -38,6 +38,7 @@ _SQL_TYPES = {
     "integer": "BIGINT",
     "real": "DOUBLE",
     "boolean": "BOOLEAN",
+    "date": "DATE",
     "datetime": "TIMESTAMPTZ",
     "json": "VARCHAR",
     "binary": "BLOB",
@@ -47,6 +48,9 @@ _SQL_TYPES = {
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d(:\d\d)?)?)?\Z"
 )
+
+#: Dates that Python and DuckDB read the same.
+_DAY = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +254,8 @@ def _constant(node: exp.Expr, info: ColumnInfo, params: Sequence[Any]) -> Any:
     """
     if info.type == "datetime":
         return _moment(_typed_time(node) if isinstance(node, exp.Cast) else _value(node, params))
+    if info.type == "date":
+        return _day(_typed_day(node) if isinstance(node, exp.Cast) else _value(node, params))
     value = _value(node, params)
     if info.type == "real":
         exact = isinstance(value, float) or (type(value) is int and abs(value) <= 2**53)
@@ -274,6 +280,23 @@ def _value(node: exp.Expr, params: Sequence[Any]) -> Any:
     if isinstance(node, exp.Boolean):
         return bool(node.this)
     return None
+
+
+def _typed_day(node: exp.Cast) -> str | None:
+    """Return the text of DATE '...'."""
+    plain = isinstance(node.this, exp.Literal) and node.this.is_string and node.is_type("date")
+    return node.this.name if plain else None
+
+
+def _day(value: Any) -> date | None:
+    if type(value) is date:
+        return value
+    if not isinstance(value, str) or not _DAY.match(value):
+        return None
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        return None
 
 
 def _typed_time(node: exp.Cast) -> str | None:

@@ -33,6 +33,7 @@ OF_COLUMN: dict[ColumnType, TypeObject] = {
     "integer": NUMBER,
     "real": NUMBER,
     "boolean": NUMBER,
+    "date": DATETIME,
     "datetime": DATETIME,
     "json": STRING,
     "binary": BINARY,

@@ -6,7 +6,7 @@ import json
 import math
 import operator
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from keepline.errors import DataError
@@ -16,8 +16,8 @@ from keepline.query.module import ColumnType
 def coerce(value: Any, type_: ColumnType, name: str) -> Any:
     """Return `value` as the Python type of a column; `name` is the column's, for the error.
 
-    Text takes anything, by `str()`; the others take their own type and its text, a datetime
-    as ISO 8601 with a zone. Raises DataError, which does not show the value.
+    Text takes anything, by `str()`; the others take their own type and its text, a date and a
+    datetime as ISO 8601, the latter with a zone. Raises DataError, which does not show the value.
     """
     try:
         return _COERCE[type_](value)
@@ -56,6 +56,12 @@ def _boolean(value: Any) -> bool:
     return name == "true"
 
 
+def _date(value: Any) -> date:
+    if isinstance(value, datetime):  # which of its days is meant depends on a zone
+        raise TypeError
+    return value if isinstance(value, date) else date.fromisoformat(str(value))
+
+
 def _datetime(value: Any) -> datetime:
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     if moment.tzinfo is None:
@@ -76,6 +82,7 @@ _COERCE: dict[ColumnType, Callable[[Any], Any]] = {
     "integer": _integer,
     "real": _real,
     "boolean": _boolean,
+    "date": _date,
     "datetime": _datetime,
     "json": _json,
     "binary": _binary,
@@ -86,6 +93,7 @@ _MEANING: dict[ColumnType, str] = {
     "integer": "whole numbers of 64 bits",
     "real": "numbers",
     "boolean": "true or false",
+    "date": "dates",
     "datetime": "times with a zone",
     "json": "JSON",
     "binary": "bytes",

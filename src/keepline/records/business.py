@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial, partialmethod
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import sqlalchemy as sa
 
@@ -20,7 +20,6 @@ from keepline.model import Field, Principal, RecordImage, RecordType
 from keepline.records.edit import Attempt, Edit
 from keepline.records.home import Home, Left, home_of
 from keepline.records.joined import on_rollback
-from keepline.records.merge import merge
 from keepline.records.outcomes import Outcome, SaveResult
 from keepline.records.put import insert, new_row
 from keepline.records.rows import Row, read_row, read_rows, update_row
@@ -30,9 +29,6 @@ from keepline.records.types import load_type
 from keepline.records.values import checked
 from keepline.store.access import may_see_group
 from keepline.store.current import Current, current
-
-Choice = Literal["base", "mine", "theirs"]
-_NOT_GIVEN: Any = object()
 
 #: What `delete` and `create` raise for an outcome.
 _ERRORS = {Outcome.FORBIDDEN: ForbiddenError, Outcome.INVALID: InvalidRecordError}
@@ -224,32 +220,6 @@ class BusinessObject(RecordState):
         if not changes:
             return SaveResult(Outcome.UNCHANGED)
         return self._carry_out(partial(self._write, changes=changes), reason, connection)
-
-    def resolve(self, field: str, value: Any = _NOT_GIVEN, *, choice: Choice | None = None) -> None:
-        """Decide one field of a conflict: by a value, or by a side (base, mine, theirs).
-
-        When each conflicting field is decided, everything else that the others changed is
-        taken over, and the next save is measured against what they saved. Raises RecordError
-        when there is no conflict about `field`, or neither or both are given.
-        """
-        left = self._beside()
-        conflict = left.conflict
-        if conflict is None or field not in conflict.conflicting:
-            raise RecordError(f"there is no conflict about {field}")
-        if (value is _NOT_GIVEN) == (choice is None):
-            raise RecordError("decide by a value, or by one of base, mine, theirs")
-        if choice is not None:
-            value = {"base": conflict.base, "mine": conflict.mine, "theirs": conflict.theirs}[
-                choice
-            ][field]
-        self._touch(field, checked(self._home.layout.fields[field], value))
-        left.seen[field] = conflict.theirs[field]
-        if left.seen.keys() >= set(conflict.conflicting):
-            values = merge(self._base, self._payload, conflict.theirs).values
-            modified = left.modified
-            self._adopt(cast(Row, left.theirs))
-            self._touched = dict(values)
-            self._beside().modified = modified
 
     def delete(self, reason: str | None = None, connection: sa.Connection | None = None) -> bool:
         """Delete the record as it was read; return False when it was gone already.

@@ -12,6 +12,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from sqlalchemy.sql.elements import SavepointClause
 
 from keepline.errors import RecordError
 from keepline.model import Principal
+from keepline.store.engine import announce
 
 Undo = Callable[[], None]
 
@@ -92,17 +94,17 @@ def _ledger_of(connection: sa.Connection) -> _Ledger:
 def _on_sqlite(
     connection: sa.Connection, ledger: _Ledger, principal: Principal, reason: str | None
 ) -> Iterator[None]:
-    read = connection.exec_driver_sql("SELECT actor, txn, reason FROM writer")
-    actor, txn, former = read.one()
+    read = connection.exec_driver_sql("SELECT actor, txn, reason, erasing FROM writer")
+    actor, txn, former, erasing = read.one()
     driver: Any = connection.connection.dbapi_connection
     if not driver.in_transaction:
         # The driver would begin none before a savepoint, whose end would then be a commit.
         connection.exec_driver_sql("BEGIN")
-    write = "UPDATE writer SET actor = ?, txn = ?, reason = ?"
+    say = partial(announce, connection, erasing=bool(erasing))
     with connection.begin_nested():
-        connection.exec_driver_sql(write, (principal.name, txn or ledger.txn, reason or former))
+        say(principal.name, reason or former, txn=txn or ledger.txn)
         yield
-        connection.exec_driver_sql(write, (actor, txn, former))
+        say(actor, former, txn=txn)
 
 
 @contextmanager
@@ -113,21 +115,22 @@ def _on_postgresql(
     if driver.autocommit:
         raise RecordError("the connection commits each statement; give one with transactions")
     with connection.begin_nested():
-        former = connection.exec_driver_sql(_FORMER).one()
-        now = (principal.name, reason or former[1])
-        if now != tuple(former):
-            connection.exec_driver_sql(_ANNOUNCE, now)
+        actor, former, erasing = connection.exec_driver_sql(_FORMER).one()
+        say = partial(announce, connection, erasing=erasing == "on")
+        changes = (principal.name, reason or former) != (actor, former)
+        if changes:
+            say(principal.name, reason or former)
         yield
-        if now != tuple(former):
-            connection.exec_driver_sql(_ANNOUNCE, tuple(former))
+        if changes:
+            say(actor, former)
 
 
 #: A setting that was never made is null, one that ended is empty.
 _FORMER = (
     "SELECT coalesce(current_setting('keepline.actor', true), ''), "
-    "coalesce(current_setting('keepline.reason', true), '')"
+    "coalesce(current_setting('keepline.reason', true), ''), "
+    "coalesce(current_setting('keepline.erasing', true), '')"
 )
-_ANNOUNCE = "SELECT set_config('keepline.actor', %s, true), set_config('keepline.reason', %s, true)"
 
 
 def _on_begin(connection: sa.Connection) -> None:

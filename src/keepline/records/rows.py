@@ -51,12 +51,16 @@ class Statement:
 
     def run(self, connection: sa.Connection, values: Mapping[str, Any]) -> sa.CursorResult[Any]:
         """Execute the statement."""
+        return connection.exec_driver_sql(self.text, self.given(values))
+
+    def given(self, values: Mapping[str, Any]) -> Any:
+        """Return what the driver takes with the statement's text."""
         values = {**self.fixed, **values}
         for name, bind in self.binds.items():
             values[name] = bind(values[name])
         if self.order is None:
-            return connection.exec_driver_sql(self.text, values)
-        return connection.exec_driver_sql(self.text, tuple(values[name] for name in self.order))
+            return values
+        return tuple([values[name] for name in self.order])
 
 
 class Layout:
@@ -98,7 +102,12 @@ class Layout:
         The driver is asked straight away, which is several times faster; nobody else is writing.
         """
         driver: Any = connection.connection.dbapi_connection
-        cursor = driver.execute(self.statement("after", lambda: _by_key(self)).text, (key,))
+        return self.first_of(
+            driver.execute(self.statement("after", lambda: by_key(self)).text, (key,))
+        )
+
+    def first_of(self, cursor: Any) -> Row | None:
+        """Return the row of a driver's cursor that has one or none."""
         rows = self._fetched(cursor)
         return rows[0] if rows else None
 
@@ -232,7 +241,7 @@ def read_row(
 ) -> Row | None:
     """Return the row called `key`, or None when it cannot be seen."""
     rights, condition = allowed(layout, principal)
-    statement = layout.statement(("read", rights), lambda: _by_key(layout).where(condition))
+    statement = layout.statement(("read", rights), lambda: by_key(layout).where(condition))
     return layout.one_of(statement.run(connection, {"at_key": key}))
 
 
@@ -241,7 +250,7 @@ def lock_row(
 ) -> Row | None:
     """Return the row called `key`, whoever may see it, and keep others from changing it."""
     statement = layout.statement(
-        ("lock", to_delete), lambda: _by_key(layout).with_for_update(key_share=not to_delete)
+        ("lock", to_delete), lambda: by_key(layout).with_for_update(key_share=not to_delete)
     )
     return layout.one_of(statement.run(connection, {"at_key": key}))
 
@@ -259,7 +268,7 @@ def update_row(
     returning = layout.dialect.name == "postgresql"
     statement = layout.statement(
         ("update", tuple(changes), rights),
-        lambda: _update(layout, changes, condition, returning=returning),
+        lambda: update_by_token(layout, changes, condition, returning=returning),
     )
     values = {f"set_{name}": value for name, value in changes.items()}
     values |= {"at_key": key, "at_born": token.born, "at_rev": token.rev}
@@ -288,7 +297,8 @@ def _given(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, None)  # a value to compile with; each run has its own
 
 
-def _by_key(layout: Layout) -> Any:
+def by_key(layout: Layout) -> Any:
+    """Return the query for the row called `at_key`."""
     return sa.select(*layout.columns).where(layout.table.c.record_key == _given("at_key"))
 
 
@@ -301,9 +311,14 @@ def _guard(layout: Layout) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def _update(
-    layout: Layout, names: Iterable[str], condition: sa.ColumnElement[bool], *, returning: bool
+def update_by_token(
+    layout: Layout,
+    names: Iterable[str],
+    condition: sa.ColumnElement[bool],
+    *,
+    returning: bool = False,
 ) -> Any:
+    """Return the update of the columns `names` of a row that still has its token."""
     values: dict[str, Any] = {name: _given(f"set_{name}") for name in names}
     statement = sa.update(layout.table).where(*_guard(layout), condition).values(values)
     return statement.returning(*layout.columns) if returning else statement

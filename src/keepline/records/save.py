@@ -76,16 +76,20 @@ def attempt(
     *,
     reason: str | None = None,
     connection: sa.Connection | None = None,
+    first: Callable[[], _T | None] | None = None,
 ) -> _T | SaveResult:
     """Run `step` in a write transaction of its own; a refusal becomes a SaveResult.
 
     It is run again, a few times, when the database asks for that. With a `connection` it is run
     once, in a savepoint of that connection's transaction: whatever is refused, what the caller
     did there stays. When `step` raises Abandoned nothing is written, and its result is returned.
-    Raises RecordError when the database fails in a way that is nobody's edit.
+    Without a `connection`, `first` is a shorter way that is tried before: None says that it wrote
+    nothing. Raises RecordError when the database fails in a way that is nobody's edit.
     """
     if connection is not None:
         return _once(lambda: _joined(connection, principal, reason, step))
+    if first is not None and (short := _once(first)) is not None:
+        return short
     for tried in range(1, _TRIES + 1):
         answer = _once(lambda: _alone(store, principal, reason, step))
         if not (isinstance(answer, SaveResult) and answer.outcome is Outcome.RETRYABLE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,17 +9,9 @@ import sqlalchemy as sa
 
 from keepline.errors import InstanceError
 from keepline.model import Principal, RecordType
+from keepline.store.engine import announce
 from keepline.store.triggers import install, postgresql, sqlite
 from keepline.store.triggers.inspection import faults
-
-_POSTGRESQL_WRITER = sa.text(
-    "SELECT set_config('keepline.actor', :actor, true), "
-    "set_config('keepline.reason', :reason, true), set_config('keepline.erasing', :erasing, true)"
-)
-_SQLITE_WRITER = sa.text(
-    "UPDATE writer SET actor = :actor, reason = :reason, erasing = :erasing, txn = :txn"
-)
-
 
 def take_away(connection: sa.Connection, declared: RecordType) -> None:
     """Drop keepline's triggers on a type's tables."""
@@ -45,13 +36,6 @@ def bring_back(connection: sa.Connection, declared: RecordType) -> None:
 @contextmanager
 def acting(connection: sa.Connection, principal: Principal, reason: str) -> Iterator[None]:
     """Tell the triggers who writes in the block and why; finalised records take it, too."""
-    writer = {"actor": principal.name, "reason": reason}
-    if connection.dialect.name == "sqlite":
-        more = {"erasing": 1, "txn": secrets.randbits(62)}
-        connection.execute(_SQLITE_WRITER, writer | more)
-        yield
-        connection.execute(_SQLITE_WRITER, dict.fromkeys((*writer, *more)))
-        return
-    connection.execute(_POSTGRESQL_WRITER, writer | {"erasing": "on"})
+    announce(connection, principal.name, reason, erasing=True)
     yield
-    connection.execute(_POSTGRESQL_WRITER, {"actor": "", "reason": "", "erasing": ""})
+    announce(connection, None)

@@ -9,6 +9,7 @@ transaction sees one state of the store from its first to its last query.
 from __future__ import annotations
 
 import secrets
+import select
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -73,10 +74,11 @@ class Store:
         elif self.dialect == "postgresql":
             self.engine = sa.create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
-                pool_pre_ping=True,
                 hide_parameters=True,
                 json_serializer=json_text,
             )
+            event.listen(self.engine, "checkin", _on_checkin)
+            event.listen(self.engine, "checkout", partial(_on_checkout, self.engine.dialect))
         else:
             raise ConfigError(f"the SQL store cannot be {self.dialect}; use sqlite or postgresql")
 
@@ -113,10 +115,10 @@ class Store:
             self._connect(keepline_write=True) as connection,
             self._begin(connection),
         ):
-            _announce(connection, principal.name, reason, erasing=erasing)
+            announce(connection, principal.name, reason, erasing=erasing)
             yield connection
             if self.dialect == "sqlite":  # elsewhere what was announced ends by itself
-                connection.execute(_SQLITE_WRITER, _NOBODY)
+                announce(connection, None)
 
     @contextmanager
     def maintenance(self) -> Iterator[sa.Connection]:
@@ -138,6 +140,21 @@ class Store:
             finally:
                 if sqlite:
                     driver.execute("PRAGMA foreign_keys = ON")
+
+    @contextmanager
+    def driver(self) -> Iterator[sa.PoolProxiedConnection]:
+        """Give a pooled connection of the driver, in no transaction, without SQLAlchemy's layers.
+
+        What is left open on it is rolled back at the end of the block.
+        """
+        try:
+            pooled = self.engine.raw_connection()
+        except sa.exc.DBAPIError as error:
+            raise InstanceError(f"the SQL store cannot be opened: {_first_line(error)}") from error
+        try:
+            yield pooled
+        finally:
+            pooled.close()
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -161,35 +178,43 @@ class Store:
             raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
 
 
-def _announce(connection: sa.Connection, actor: str, reason: str | None, *, erasing: bool) -> None:
-    """Tell the triggers who writes in this transaction, and why."""
+def announce(
+    connection: sa.Connection,
+    actor: str | None,
+    reason: str | None = None,
+    *,
+    erasing: bool = False,
+    txn: int | None = None,
+) -> None:
+    """Tell the triggers who writes from here on in this transaction, and why; None is nobody.
+
+    On SQLite, `txn` is what makes several writes one revision, drawn when none is given, and
+    nobody is to be announced before the commit.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(
-            _POSTGRESQL_WRITER,
-            {"actor": actor, "reason": reason or "", "erasing": "on" if erasing else ""},
-        )
-        return
-    connection.execute(
-        _SQLITE_WRITER,
-        {
-            "actor": actor,
-            "txn": secrets.randbits(62),
-            "reason": reason,
-            "erasing": 1 if erasing else None,
-        },
-    )
+        said = (actor or "", reason or "", "on" if erasing else "")
+        connection.exec_driver_sql(_POSTGRESQL_WRITER, said)
+    else:
+        connection.exec_driver_sql(SQLITE_WRITER, sqlite_writer(actor, reason, erasing, txn))
 
 
-_SQLITE_WRITER = sa.text(
-    "UPDATE writer SET actor = :actor, txn = :txn, reason = :reason, erasing = :erasing"
-)
-_NOBODY = {"actor": None, "txn": None, "reason": None, "erasing": None}
+#: Takes what `sqlite_writer` returns.
+SQLITE_WRITER = "UPDATE writer SET actor = ?, txn = ?, reason = ?, erasing = ?"
 
 #: The settings end with the transaction.
-_POSTGRESQL_WRITER = sa.text(
-    "SELECT set_config('keepline.actor', :actor, true), "
-    "set_config('keepline.reason', :reason, true), set_config('keepline.erasing', :erasing, true)"
+_POSTGRESQL_WRITER = (
+    "SELECT set_config('keepline.actor', %s, true), set_config('keepline.reason', %s, true), "
+    "set_config('keepline.erasing', %s, true)"
 )
+
+
+def sqlite_writer(
+    actor: str | None, reason: str | None = None, erasing: bool = False, txn: int | None = None
+) -> tuple[str | None, int | None, str | None, int | None]:
+    """Return what `SQLITE_WRITER` writes for a writer, or for nobody."""
+    if actor is not None and txn is None:
+        txn = secrets.randbits(62)
+    return (actor, txn, reason, 1 if erasing else None)
 
 
 def _absolute(url: sa.URL, folder: Path | None) -> sa.URL:
@@ -225,6 +250,40 @@ def _keep_write_ahead_log(cursor: Any, busy_timeout_ms: int) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+#: For so long a connection is taken to be alive when nothing has come from its server.
+_QUIET_S = 10.0
+
+
+def _on_checkin(_connection: object, record: Any) -> None:
+    record.info["keepline_used"] = time.monotonic()
+
+
+def _on_checkout(dialect: sa.Dialect, connection: Any, record: Any, _pooled: object) -> None:
+    """Have the pool make new connections when the server is gone, or was restarted.
+
+    A server that goes says so, or hangs up: then there is something to read. That is looked up
+    without a round trip, so only a connection that has heard something, or was long unused, is
+    asked.
+    """
+    used = record.info.get("keepline_used")
+    if used is None or connection is None:
+        return
+    if time.monotonic() - used < _QUIET_S and not _has_heard(connection):
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise sa.exc.InvalidatePoolError from error
+
+
+def _has_heard(connection: Any) -> bool:
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _on_sqlite_begin(connection: sa.Connection) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,7 @@ def _absent(column: ColumnInfo) -> Any:
         "integer": -(2**62) - 1,
         "real": math.pi * 1e200,
         "boolean": True,
+        "date": date(1905, 6, 7),
         "datetime": datetime(1905, 6, 7, 8, 9, 10, 11, tzinfo=UTC),
         "json": '"no such JSON"',
         "binary": b"\x00no such bytes",

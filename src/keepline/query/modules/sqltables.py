@@ -164,6 +164,7 @@ _FILTERS: dict[ColumnType, FilterUse] = {
     "text": "equal",
     "integer": "range",
     "real": "range",
+    "date": "range",
     "datetime": "range",
     "boolean": "equal",
 }
@@ -260,7 +261,7 @@ _KINDS: tuple[tuple[type[Any], ColumnType], ...] = (
     (sa.Boolean, "boolean"),
     (sa.Integer, "integer"),
     (sa.Float, "real"),
-    (sa.Float, "real"),
+    (sa.Date, "date"),
     (sa.JSON, "json"),
     (sa.LargeBinary, "binary"),
 )
