@@ -1,6 +1,6 @@
 """A store with two groups' rows in every table that the query modules show."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -17,8 +17,10 @@ USAGE = RecordType(
         Field("runs", "integer"),
         Field("mean", "real"),
         Field("valid", "boolean"),
+        Field("day", "date"),
         Field("made_at", "datetime"),
         Field("extra", "json"),
+        Field("scan", "blob"),
     ),
     subtables=(SubTable("channel", "name", (Field("height", "real"),)),),
 )
@@ -152,9 +154,15 @@ def _recorded(connection: sa.Connection, number: int, instrument: str, group: st
     connection.execute(
         sa.insert(record_table(USAGE, tables)).values(
             record_key=key, group_name=group, instrument=instrument, runs=number,
-            mean=number / 4, valid=bool(number % 2), made_at=START, extra={"é": [1, None]},
+            mean=number / 4, valid=bool(number % 2), day=date(1999, 12, number),
+            made_at=START, extra={"é": [1, None]}, scan=b"\x00" * number,
         )
     )  # fmt: skip
+    connection.execute(
+        sa.insert(records.subject).values(
+            identifier=f"person of {instrument}", group_name=group, created_at=START
+        )
+    )
     connection.execute(
         sa.insert(subtable_table(USAGE, USAGE.subtables[0], tables)).values(
             record_key=key, name="load", height=2.0

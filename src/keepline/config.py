@@ -191,10 +191,17 @@ def _check_variables() -> None:
             raise ConfigError(f"the variable {variable} means nothing; there are {parts}")
 
 
+#: What pydantic calls otherwise, in the words of settings.
+_PLAINER = {
+    "extra_forbidden": "there is no such key here; look for a typing error",
+    "missing": "this key is missing",
+}
+
+
 def first_mistake(error: ValueError) -> str:
     """Return one line about what is wrong with settings, first the place where that is known."""
     if isinstance(error, pydantic.ValidationError):
         first = error.errors(include_input=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
+        message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
         return ": ".join(filter(None, (".".join(map(str, first["loc"])), message)))
     return str(error).splitlines()[0]

@@ -93,6 +93,31 @@ def test_erased_strings_are_nowhere_and_the_proof_holds(
     assert _ledger(tmp_path) == [("other", OTHER)]
 
 
+def test_withdrawals_are_listed_before_and_counted_after(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    plant(folder).close()
+    at = ("--instance", folder)
+    assert "withdrawn" not in keepline(*at, "deliver", "run").stdout
+    keepline(*at, *ERASE, "--reason", "asked for", "--yes")
+    queued = keepline(*at, "deliver", "queue", "ledger").stdout.splitlines()
+    assert [line.split(", ")[1] for line in queued[:-1]] == [
+        "to be withdrawn: its subject is erased"
+    ] * 2
+    assert queued[-1] == "ledger: 0 to send, 2 to withdraw"
+    pending = keepline_json(*at, "deliver", "queue")["pending"]
+    assert [each["recipient"] for each in pending if each["withdrawal"]] == [
+        *("ledger", "ledger"),
+        *("files", "files"),
+    ]
+    assert not found_in("\n".join(queued).encode())
+    shown = keepline(*at, "deliver", "run").stdout
+    (heading,) = (line for line in shown.splitlines() if "recipient" in line)
+    (ledger,) = (line for line in shown.splitlines() if "ledger" in line)
+    assert heading.split() == ["recipient", "sent", "withdrawn", "failed", "gone", "remaining"]
+    assert ledger.split() == ["ledger", "0", "2", "0", "2", "0"]
+    assert keepline_json(*at, "deliver", "queue") == {"pending": []}
+
+
 def test_a_restored_instance_corrects_what_recipients_have_and_sends_nothing_twice(
     tmp_path: Path, databases: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,13 +19,14 @@ from keepline.testing.transports import (
     TransportConformance,
 )
 
-TYPES = {"boolean": sa.Boolean(), "datetime": UtcDateTime(), "json": Json}
+TYPES = {"boolean": sa.Boolean(), "date": sa.Date(), "datetime": UtcDateTime(), "json": Json}
 
 
 def received_by_database(url: str) -> Mapping[str, Received]:
     """Read the tables by SQL alone, as the recipient's own programs would."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     typed = {each.name: TYPES[each.type] for each in SAMPLE_TYPE.fields if each.type in TYPES}
+    typed["finalised"] = sa.Boolean()
     with engine.connect() as connection:
         rows = connection.execute(
             sa.text("SELECT * FROM keepline_sample").columns(**typed)
@@ -44,6 +45,8 @@ def received_by_database(url: str) -> Mapping[str, Received]:
                 row["revision"],
                 {each.name: plain(row[each.name]) for each in SAMPLE_TYPE.fields},
                 {"peak": [dict(peak) for peak in peaks]},
+                row["subject_no"],
+                row["finalised"],
             )
     engine.dispose()
     return found
@@ -97,6 +100,8 @@ class TestFolderTransport(TransportConformance):
                 record["revision"],
                 record["fields"],
                 {"peak": record["subtables"]["peak"]},
+                record["subject"],
+                record["finalised"],
             )
         return found
 

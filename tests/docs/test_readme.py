@@ -13,5 +13,11 @@ def test_five_minutes(tmp_path: Path) -> None:
     assert walk(tour, tmp_path) == 6
 
 
+def test_every_guide_is_listed() -> None:
+    text = README.read_text(encoding="utf-8")
+    guides = {path.name for path in (README.parent / "docs" / "how-to").glob("*.md")}
+    assert {name for name in guides if f"(docs/how-to/{name})" not in text} == set()
+
+
 def test_links_lead_somewhere() -> None:
     assert dead_links(README) == []

@@ -170,3 +170,24 @@ def test_a_restored_store_has_its_triggers(instance: Instance, tmp_path: Path) -
     with store.read() as connection:
         assert subjects.find(connection, "other-1", Principal.system("x")).number == 2
     store.close()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "made anew"])
+def test_revisions_of_the_old_life_do_not_come_again(
+    instance: Instance, tmp_path: Path, again: bool
+) -> None:
+    backups.backup(instance, tmp_path / "b.zip")
+    lost = "SELECT revision FROM rec_visit WHERE record_key = 'plain'"
+    with instance.store.write(ANN, reason="after the backup") as connection:
+        connection.exec_driver_sql("UPDATE rec_visit SET note = 'x' WHERE record_key = 'plain'")
+        highest = connection.exec_driver_sql(lost).scalar_one()
+    backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    with open_instance(tmp_path / "there") as here:
+        with here.store.write(ANN, reason="all anew") as connection:
+            connection.exec_driver_sql("DELETE FROM rec_visit WHERE record_key = 'plain'")
+            if again:
+                connection.exec_driver_sql("INSERT INTO rec_visit (record_key) VALUES ('plain')")
+        with here.store.read() as connection:
+            fed = "SELECT revision FROM change_feed WHERE record_key = 'plain' ORDER BY id"
+            revisions = connection.exec_driver_sql(fed).scalars().all()
+    assert [each > highest for each in revisions[-1 - again :]] == [True] * (1 + again)

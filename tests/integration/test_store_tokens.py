@@ -6,8 +6,10 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
+from keepline.model import utc_now
 from keepline.records import put_record
 from keepline.store import Store
+from keepline.store.tables import common
 from keepline.store.tables.declared import record_table, record_tables
 from tests.stores import ANN, BEN, SPECIMEN, around
 
@@ -356,3 +358,54 @@ def test_a_sent_row_is_never_replaced(store: Store, statement: str) -> None:
     with around(store) as connection:  # what was not sent is still open to everything
         connection.exec_driver_sql(f"REPLACE INTO {row} VALUES (4, 'sk4', 'sending', {values})")
         connection.exec_driver_sql("UPDATE sent_log SET state = 'sent' WHERE id IN (2, 4)")
+
+
+def restored(store: Store) -> None:
+    """Make the store one that was restored, from a copy of now."""
+    with store.write(ANN) as connection:
+        connection.execute(
+            sa.insert(common.restored).values(
+                epoch="before", after_feed=0, revision_floor=1_000, restored_at=utc_now()
+            )
+        )
+
+
+def test_a_restored_record_gets_no_revision_again_that_it_may_have_had(watched: Watched) -> None:
+    restored(watched.store)
+    with watched.changes(steps=1_000) as connection:
+        connection.exec_driver_sql(UPDATE)
+    with watched.changes() as connection:
+        connection.exec_driver_sql(UPDATE)
+
+
+def test_a_restored_record_is_deleted_above_all_it_may_have_had(watched: Watched) -> None:
+    restored(watched.store)
+    with around(watched.store) as connection:
+        connection.exec_driver_sql(DELETE)
+    assert watched.feed()[-1] == (1_001, "delete")
+    with watched.store.read() as connection:
+        history = "SELECT DISTINCT revision FROM record_history WHERE op = 'delete'"
+        assert connection.exec_driver_sql(history).scalars().all() == [1_001]
+        index = "SELECT revision FROM record_index WHERE record_key = 'a'"
+        assert connection.exec_driver_sql(index).scalar_one() == 1_001
+    with watched.changes(born=True, steps=1_001) as connection:
+        connection.exec_driver_sql(INSERT)
+
+
+def test_a_record_deleted_before_a_restore_is_made_anew_above_all_it_may_have_had(
+    watched: Watched,
+) -> None:
+    with around(watched.store) as connection:
+        connection.exec_driver_sql(DELETE)
+    restored(watched.store)
+    with watched.changes(born=True, steps=1_000) as connection:
+        connection.exec_driver_sql(INSERT)
+
+
+def test_a_record_made_after_a_restore_counts_from_one(watched: Watched) -> None:
+    restored(watched.store)
+    with around(watched.store) as connection:
+        connection.exec_driver_sql(INSERT.replace("'a'", "'new'"))
+    with watched.store.read() as connection:
+        query = "SELECT revision FROM rec_specimen WHERE record_key = 'new'"
+        assert connection.exec_driver_sql(query).scalar_one() == 1

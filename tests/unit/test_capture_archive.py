@@ -376,7 +376,7 @@ def test_fault_of_the_database_in_one_session_does_not_stop_the_rest(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "columns: Field required"),
+        ({}, "columns: this key is missing"),
         ({"columns": "ab"}, "columns: Input should be"),
         ({"columns": [1, 2]}, "columns.0: Input should be"),
         ({"columns": ["t", "b"]}, "'a' has to be one of the CSV columns"),

@@ -262,3 +262,10 @@ def test_live_values_are_those_of_the_decoder(store: SqliteCaptureStore) -> None
     assert [place for place, _, _ in first.decoded.rejected] == [1]
     assert (second.item.loss.first_seq, second.decoded.good) == (3, 0)
     writer.close()
+
+
+def test_a_source_that_is_not_there_is_told(store: SqliteCaptureStore) -> None:
+    with CaptureServer(store, "bench") as server:
+        number = server.start_session()
+        with pytest.raises(NoSessionError, match="has no source 'other'"):
+            list(tail(store, number, source="other"))

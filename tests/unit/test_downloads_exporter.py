@@ -5,7 +5,7 @@ import json
 import resource
 import signal
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,19 @@ from tests.delivery_host import Host, host
 
 ANN = Principal("ann", groups=frozenset({"lab"}))
 TAKEN_AT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
-BOOKKEEPING = ["record_key", "revision", "group_name"]
-FIELDS = ["title", "runs", "mean", "valid", "taken_at", "extra"]
+AT = "2024-02-29T12:30:15.123456Z"
+BOOKKEEPING = ["record_key", "subject_no", "revision", "group_name", "finalised"]
+FIELDS = ["title", "runs", "mean", "valid", "day", "taken_at", "extra", "scan"]
+SCAN = b"\x89PNG\x00"
+DAY = date(2024, 2, 29)
+REST = {"day": DAY, "scan": SCAN}
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Host]:
     with host(tmp_path) as made:
         made.add("a", title="=1+1", runs=2**53 + 1, mean=0.1 + 0.2, valid=True)
-        made.add("b", group="lab", taken_at=TAKEN_AT, extra={"y": 1, "x": [None, "é"]})
+        made.add("b", group="lab", taken_at=TAKEN_AT, extra={"y": 1, "x": [None, "é"]}, **REST)
         made.add("c", group="theirs", title="hidden")
         made.add_peak("a", "first", 2.5)
         made.add_peak("c", "first", 7.5)
@@ -51,14 +55,15 @@ def sheets(path: Path) -> dict[str, list[list[Any]]]:
 def test_file_holds_what_the_principal_may_see(world: Host, tmp_path: Path) -> None:
     result = download(directory=tmp_path / "new" / "place", principal=ANN, instance=world.instance)
     found = sheets(result.path)
+    told = f"{len(SCAN)} bytes, SHA-256 {hashlib.sha256(SCAN).hexdigest()}"
     assert found["sample"] == [
         [*BOOKKEEPING, *FIELDS],
-        ["a", 2.0, "", "=1+1", str(2**53 + 1), 0.1 + 0.2, True, "", ""],
-        ["b", 1.0, "lab", "", "", "", "", "2024-02-29T12:30:15.123456Z", '{"x":[null,"é"],"y":1}'],
+        ["a", "", 2.0, "", False, "=1+1", str(2**53 + 1), 0.1 + 0.2, True, "", "", "", ""],
+        ["b", "", 1.0, "lab", False, "", "", "", "", DAY, AT, '{"x":[null,"é"],"y":1}', told],
     ]
     assert found["sample__peak"] == [["record_key", "name", "height"], ["a", "first", 2.5]]
     assert ["sample", "mean", "real", "mV", ""] in found["_columns"]
-    assert ["rec_sample", "mean", 5.0, "DOUBLE", True, ""] in found["_information_schema_columns"]
+    assert ["rec_sample", "mean", 7.0, "DOUBLE", True, ""] in found["_information_schema_columns"]
     assert (result.rows["sample"], result.rows["sample__peak"]) == (2, 1)
     everything = download(directory=tmp_path, instance=world.instance)
     assert everything.rows["sample"] == 3
@@ -109,7 +114,7 @@ def test_options_choose_pages_and_columns(world: Host, tmp_path: Path) -> None:
     )
     result = download(directory=tmp_path, options=bare, instance=world.instance)
     assert {name: rows[0] for name, rows in sheets(result.path).items()} == {
-        "sample": ["record_key", *FIELDS]
+        "sample": ["record_key", "subject_no", *FIELDS]
     }
     by_heading = DownloadOptions(spreadsheet_sort_by_heading=True, record_types=("sample",))
     found = sheets(download(directory=tmp_path, options=by_heading, instance=world.instance).path)

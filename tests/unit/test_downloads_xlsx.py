@@ -1,5 +1,6 @@
 """XLSX, read back cell by cell: by our own reading of the standard, and by two libraries."""
 
+import hashlib
 import io
 import math
 import re
@@ -7,7 +8,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 from xml.etree import ElementTree
 
@@ -92,6 +93,10 @@ def agrees(found: Any, value: Any) -> bool:
         return isinstance(found, Number) and int(found) == value
     if isinstance(value, float):
         value = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    if type(value) is date and value >= date(1900, 3, 1):
+        return isinstance(found, Number) and date(1899, 12, 30) + timedelta(int(found)) == value
+    if isinstance(value, bytes):
+        value = f"{len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
     if isinstance(value, datetime):
         value = value.isoformat(timespec="microseconds").replace("+00:00", "Z")
     return not isinstance(found, Number) and found == str(value)
@@ -111,7 +116,9 @@ VALUES = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
+    st.dates(),
     st.datetimes(timezones=st.just(UTC)),
+    st.binary(max_size=20),
     TEXTS,
 )
 
@@ -134,6 +141,7 @@ def test_every_cell_reads_back(rows: list[list[Any]]) -> None:
             st.booleans(),
             st.integers(-(2**53), 2**53),
             st.text(st.characters(exclude_categories=("C",)), min_size=1),
+            st.dates(date(1900, 3, 1)),
         ),
         min_size=1,
         max_size=8,
@@ -141,15 +149,19 @@ def test_every_cell_reads_back(rows: list[list[Any]]) -> None:
 )
 def test_calamine_and_openpyxl_read_the_same(rows: list[tuple[Any, ...]]) -> None:
     rows = [row for row in rows if not re.search("_x[0-9A-Fa-f]{4}", row[3])]
-    body = written(page(rows, 4))
-    heading = [f"column{number}" for number in range(4)]
+    body = written(page(rows, 5))
+    heading = [f"column{number}" for number in range(5)]
     by_calamine = CalamineWorkbook.from_filelike(io.BytesIO(body)).get_sheet_by_name("page")
     assert by_calamine.to_python() == [heading, *map(list, rows)]
     book = openpyxl.load_workbook(io.BytesIO(body))
-    assert [[cell.value for cell in row] for row in book["page"].rows] == [
-        heading,
-        *map(list, rows),
+    sheet = book["page"]
+    assert [[cell.value for cell in row[:4]] for row in sheet.rows] == [
+        heading[:4],
+        *(list(row[:4]) for row in rows),
     ]
+    days = [row[4] for row in sheet.iter_rows(min_row=2)]
+    assert all(cell.is_date for cell in days)
+    assert [cell.value.date() for cell in days] == [row[4] for row in rows]
     book.close()
 
 

@@ -97,7 +97,7 @@ def test_every_table_is_there_and_can_be_named_without_quotes(store, live):
         "archive.session", "archive.stream", "archive.channel", "archive.block_stat", "archive.gap",
         "archive.clock_fit", *OF_ALL,
         "sessions.session", "sessions.event", "sessions.change",
-        "records.usage", "records.usage__channel",
+        "records.usage", "records.usage__channel", "records.index", "records.subject",
         "deliveries.sent", "deliveries.backlog",
     }  # fmt: skip
     for module, info in every_table(instance):
@@ -136,7 +136,8 @@ def test_times_are_datetimes_and_payloads_stay_away(store, live):
         (20_000, '{"a":[null],"b":1}')
     ]
     for _, info in every_table(instance):
-        assert not any(column.type == "binary" for column in info.columns)
+        blobs = ["scan"] if info.name == "usage" else []  # a declared field, no payload
+        assert [each.name for each in info.columns if each.type == "binary"] == blobs
         assert info.column("rev_txn") is None
 
 
@@ -160,6 +161,8 @@ def test_rows_of_other_groups_do_not_exist(store, live, principal, names):
     for text in (
         "SELECT 1 FROM archive.session WHERE instrument = 'blue_one'",
         "SELECT 1 FROM records.usage WHERE record_key = 'key-3'",
+        "SELECT 1 FROM records.index WHERE record_key = 'key-3'",
+        "SELECT 1 FROM records.subject WHERE identifier = 'person of blue_one'",
         "SELECT 1 FROM records.usage__channel WHERE record_key = 'key-3'",
         "SELECT 1 FROM deliveries.sent WHERE record_key = 'key-3'",
         "SELECT 1 FROM capture.session WHERE number = 3",
@@ -208,13 +211,16 @@ def test_a_type_is_there_as_soon_as_it_is_declared(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'keepline.db'}")
     schema.migrate(store)
     module = records_module(store)
-    assert module.tables(SYSTEM) == []
+    assert {table.name for table in module.tables(SYSTEM)} == {"index", "subject"}
     with pytest.raises(ProgrammingError, match=r"no table records\.usage"):
         ask(host(module), "SELECT * FROM records.usage")
     with pytest.raises(ProgrammingError):
         list(module.scan(Scan("usage", ("record_key",), SYSTEM)))
     fill(store)
-    assert [info.name for info in module.tables(SYSTEM)] == ["usage", "usage__channel"]
+    assert [info.name for info in module.tables(SYSTEM)] == [
+        *("index", "subject"),
+        *("usage", "usage__channel"),
+    ]
     store.close()
 
 
@@ -301,17 +307,17 @@ def test_a_damaged_capture_is_an_error(live):
 def test_columns_of_other_types_are_shown_as_text(store):
     tables = sa.MetaData()
     odd = sa.Table(
-        "odd", tables, sa.Column("id", sa.Integer, primary_key=True), sa.Column("day", sa.Date),
+        "odd", tables, sa.Column("id", sa.Integer, primary_key=True), sa.Column("hour", sa.Time),
         sa.Column("price", sa.Numeric(10, 2)), sa.Column("hidden", sa.Text),
     )  # fmt: skip
     with store.maintenance() as connection:
         tables.create_all(connection)
         connection.exec_driver_sql(
-            "INSERT INTO odd VALUES (1, '2024-02-29', 1.5, 'x'), (2, NULL, 2, 'y')"
+            "INSERT INTO odd VALUES (1, '12:30:00.000000', 1.5, 'x'), (2, NULL, 2, 'y')"
         )
     module = SqlTablesModule("m", store, [Exposure("odd", odd, frozenset({"hidden"}))])
-    assert ask(host(module), "SELECT * FROM m.odd WHERE day = '2024-02-29'") == [
-        (1, "2024-02-29", "1.50")
+    assert ask(host(module), "SELECT * FROM m.odd WHERE hour = '12:30:00'") == [
+        (1, "12:30:00", "1.50")
     ]
     with pytest.raises(ProgrammingError):
         ask(host(module), "SELECT hidden FROM m.odd")
@@ -328,7 +334,7 @@ def test_a_store_that_cannot_be_opened_is_unavailable(tmp_path):
     (tmp_path / "no").mkdir()
     fill(store)
     caught.value.when_ready(timeout=1)
-    assert len(module.tables(SYSTEM)) == 2
+    assert len(module.tables(SYSTEM)) == 4
     store.close()
 
 

@@ -93,7 +93,7 @@ def record(
 ) -> int:
     """Queue each line in the running session, without a carriage return; return how many.
 
-    Blank lines are no messages, as in the ways in from networks.
+    Empty lines are no messages, as in the ways in from networks.
     """
     taken = 0
     for line in lines:

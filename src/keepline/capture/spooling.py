@@ -150,7 +150,7 @@ class SpoolingWriter:
             self._stream = None
             with suppress(CaptureError):  # then it is recognised another time as well
                 stream.remove()
-        _log.info("%s is no longer spooled", self.session.global_name)
+        _log.warning("%s is stored again, with all that was spooled", self.session.global_name)
 
     def _note(self, loss: Loss) -> None:
         """Note a loss in the store, unless an earlier try has done so."""

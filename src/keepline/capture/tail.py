@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from keepline.capture.decoders.declared import DeclaredDecoder
 from keepline.capture.decoders.decoder import Decoded
 from keepline.capture.store import CaptureStore
-from keepline.errors import ChunkDamagedError, TrimmedError
+from keepline.errors import ChunkDamagedError, NoSessionError, TrimmedError
 from keepline.model import CaptureState, Chunk, Loss, to_us, utc_now
 
 #: So many chunks are remembered, to find the place at which a store that went back agrees.
@@ -75,12 +75,15 @@ def tail(
     first item says so. Messages that were trimmed from the store come from `archive`.
 
     Raises:
-        NoSessionError: there is no such session, or it was deleted meanwhile.
+        NoSessionError: there is no such session, it was deleted meanwhile, or it has no such
+            source; one that may still come is waited for with `follow`.
         TrimmedError: messages from `from_seq` on are in the archive only, and none was given.
         ValueError: `from_seq` is negative.
     """
     if from_seq < 0:
         raise ValueError("messages are numbered from 0 on")
+    if not follow and source not in {spec.source for spec in store.streams(session)}:
+        raise NoSessionError(f"capture session {session} has no source {source!r}")
     reader = _Reader(store, session, source, from_seq, epoch, archive)
     stop = stop or threading.Event()
     while not stop.is_set():

@@ -53,7 +53,7 @@ def start(
 ) -> None:
     """Record standard input, a message a line, as a session.
 
-    Blank lines are no messages. Ctrl-C and `keepline capture stop` end it as well; what was
+    Empty lines are no messages. Ctrl-C and `keepline capture stop` end it as well; what was
     read by then is stored.
     """
     from keepline.app import captures
@@ -96,7 +96,9 @@ def list_(json: Json = False) -> None:
 def recover(json: Json = False) -> None:
     """Close the sessions whose recorder died, and no others.
 
-    On Redis a recorder whose lease ran out is given one more, ten seconds, to come back.
+    What their recorders left in the spool is brought in first, and what the capture store then
+    holds is archived. On Redis a recorder whose lease ran out is given one more, ten seconds,
+    to come back.
     """
     from keepline.app import pipeline
     from keepline.cli import report

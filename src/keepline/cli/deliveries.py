@@ -38,10 +38,16 @@ def run(recipients: Names = None, json: Json = False) -> None:
     elif not outcome.recipients:
         report.say("keepline.toml declares no recipients; it has an example of one.")
     else:
+        columns = ["sent", "failed", "gone", "remaining"]
+        if any(each.withdrawn for each in outcome.recipients.values()):
+            columns.insert(1, "withdrawn")
         report.table(
             "Deliveries",
-            ("recipient", "sent", "failed", "gone", "remaining"),
-            ((n, e.sent, e.failed, e.gone, e.remaining) for n, e in outcome.recipients.items()),
+            ("recipient", *columns),
+            (
+                (name, *(getattr(each, column) for column in columns))
+                for name, each in outcome.recipients.items()
+            ),
         )
     for name, each in outcome.recipients.items():
         if each.held_back:
@@ -56,7 +62,7 @@ def run(recipients: Names = None, json: Json = False) -> None:
 
 @deliver.command()
 def queue(recipients: Names = None, json: Json = False) -> None:
-    """Show what the next run would send; change nothing."""
+    """Show what the next run would send or take back."""
     from keepline.app import pipeline
     from keepline.cli import report
 

@@ -46,7 +46,8 @@ def query(
         elif shape is Shape.csv:
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(names)
-            writer.writerows(cursor)
+            for row in cursor:
+                writer.writerow([report.in_base64(v) if isinstance(v, bytes) else v for v in row])
         else:
             report.table("", names, cursor)
 

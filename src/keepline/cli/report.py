@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,23 @@ def warn(line: str) -> None:
 def text(value: Any) -> str:
     """Return a value as people read it: times to the second with their zone, numbers short.
 
-    What a terminal could take for a command of its own is shown escaped.
+    Of bytes their number is told. What a terminal could take for a command of its own is shown escaped.
     """
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
     shown = str(value)
     if shown.isprintable():
         return shown
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def in_base64(value: bytes) -> str:
+    """Return bytes as the text that an import takes for a blob."""
+    return base64.b64encode(value).decode("ascii")
 
 
 @contextmanager
@@ -85,10 +93,10 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
+    if isinstance(value, date):  # and a datetime, which is one
         return value.isoformat()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, bytes):
-        return value.hex()
+        return in_base64(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

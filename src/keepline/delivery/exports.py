@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from keepline.delivery import backlog, sent_log
+from keepline.delivery import backlog, sent_log, withdrawals
 from keepline.delivery.dispatch import Dispatcher, Progress
 from keepline.delivery.recipients import Recipient, recipient, recipients, settings_of
 from keepline.delivery.report import ExportReport, RecipientReport
@@ -20,7 +20,7 @@ from keepline.store.current import Current, current
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A record that the next run sends.
+    """A record that the next run sends, or with `withdrawal` takes back.
 
     `unclear` when an attempt at this very revision has no outcome yet: then the run asks the
     recipient first, and sends only what it has not got.
@@ -30,6 +30,7 @@ class Pending:
     key: RecordKey
     revision: int
     unclear: bool = False
+    withdrawal: bool = False
 
 
 def export(
@@ -45,8 +46,8 @@ def export(
 
     A recipient that is busy, unreachable or wrongly set up never stops the others: its report
     has the `error`. With `dry_run` nothing is sent or changed, and `remaining` says how many
-    records a run would send. `principal` is who runs it. Raises UnknownRecipientError before
-    anything is sent, DeliveryError when no recipient is named.
+    records a run would send or take back. `principal` is who runs it. Raises
+    UnknownRecipientError before anything is sent, DeliveryError when no recipient is named.
     """
     here = current(instance)
     reports: dict[str, RecipientReport] = {}
@@ -97,7 +98,7 @@ def export_task(
 
 
 def pending(recipient: Recipient, *, instance: Current | None = None) -> Iterator[Pending]:
-    """Yield what the next run would send, in its order; reads only."""
+    """Yield what the next run would send or take back, in its order; reads only."""
     here = current(instance)
     with here.store.read() as connection:
         unclear = {
@@ -105,7 +106,10 @@ def pending(recipient: Recipient, *, instance: Current | None = None) -> Iterato
             for attempt in sent_log.interrupted(connection, recipient.name)
         }
         for keys in backlog.candidates(connection, recipient, epoch=here.epoch):
-            for image in backlog.sort_out(connection, recipient, keys).due:
+            found = backlog.sort_out(connection, recipient, keys)
+            for each in withdrawals.due(connection, recipient.name, found.gone):
+                yield Pending(recipient.name, each.key, each.revision, withdrawal=True)
+            for image in found.due:
                 yield Pending(
                     recipient.name,
                     image.name,
@@ -122,21 +126,24 @@ def print_export_queue(
     instance: Current | None = None,
     file: TextIO | None = None,
 ) -> None:
-    """Print what `export` would send, a line a record; sends and changes nothing.
+    """Print what `export` would send or take back, a line a record; changes nothing.
 
-    A line is recipient, record and revision with tabs between; with `pretty` it is written
-    for people, with a sum for each recipient. `file` defaults to standard output. Raises as
+    A line is recipient, record and revision with tabs between, and ``withdraw`` after them where
+    the record is taken back; with `pretty` it is written for people, with a sum for each
+    recipient. `file` defaults to standard output. Raises as
     `export` does.
     """
     here = current(instance)
     out = file or sys.stdout
     for each in _chosen(here, recipient_names, all_recipients):
-        total = 0
+        total = taken_back = 0
         for item in pending(each, instance=here):
             total += 1
+            taken_back += item.withdrawal
             print(_pretty(item) if pretty else _plain(item), file=out)
         if pretty:
-            print(f"{each.name}: {total} to send", file=out)
+            more = f", {taken_back} to withdraw" if taken_back else ""
+            print(f"{each.name}: {total - taken_back} to send{more}", file=out)
 
 
 def _chosen(here: Current, names: Sequence[str] | None, all_recipients: bool) -> list[Recipient]:
@@ -169,9 +176,12 @@ def _dispatcher(
 
 
 def _plain(item: Pending) -> str:
-    return f"{item.recipient}\t{item.key}\t{item.revision}"
+    line = f"{item.recipient}\t{item.key}\t{item.revision}"
+    return f"{line}\twithdraw" if item.withdrawal else line
 
 
 def _pretty(item: Pending) -> str:
+    if item.withdrawal:
+        return f"{item.recipient}: {item.key}, to be withdrawn: its subject is erased"
     note = ", asking the recipient first" if item.unclear else ""
     return f"{item.recipient}: {item.key}, revision {item.revision}{note}"

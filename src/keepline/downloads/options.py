@@ -20,7 +20,7 @@ class DownloadOptions:
     record_types
         Names of the record types to take; ``*`` stands for all.
     spreadsheet_simplified
-        Leave out the pages of sub-tables, and the columns for revision and group.
+        Leave out the pages of sub-tables, and the columns for revision, group and finalised.
     spreadsheet_sort_by_heading
         Sort the columns of each page by name, instead of in the declared order.
     include_information_schema_columns

@@ -46,7 +46,8 @@ class Column:
 class Page:
     """A table of a download. `rows` can be read once; a value is None or as its column's type.
 
-    Values are str, int, float, bool or an aware datetime; of a column of type json, its text.
+    Values are str, int, float, bool, bytes, a date or an aware datetime; of a column of type
+    json, its text.
     """
 
     name: str
@@ -104,6 +105,10 @@ def _record_page(
         Column("revision", "integer", comment="counts the record's changes from 1"),
         Column("group_name", comment="the group that the record belongs to, if any"),
     ]
+    if declared.finalised:
+        own.append(Column("finalised", "boolean", comment="whether it is closed to changes"))
+    if declared.subject:
+        keys.append(Column("subject_no", "integer", comment="the person that it is about"))
     simplified = options.spreadsheet_simplified
 
     def rows() -> Iterator[Row]:
@@ -111,11 +116,17 @@ def _record_page(
         alone = replace(declared, subtables=())
         for image in fetch(connection, alone, principal):
             taking(image)
-            bookkeeping = () if simplified else (image.revision, image.group)
-            yield (image.key, *bookkeeping, *values_of(image.values))
+            about = (image.subject,) if declared.subject else ()
+            bookkeeping = () if simplified else _bookkeeping(image)
+            yield (image.key, *about, *bookkeeping, *values_of(image.values))
 
     fields = map(Column.of, declared.fields)
     return Page(declared.name, (*keys, *(() if simplified else own), *fields), rows())
+
+
+def _bookkeeping(image: RecordImage) -> tuple[Any, ...]:
+    finalised = (image.finalised,) if image.type.finalised else ()
+    return (image.revision, image.group, *finalised)
 
 
 def _subtable_page(

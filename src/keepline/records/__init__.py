@@ -10,6 +10,7 @@ from keepline.records.classhints import jsonclasshintify
 from keepline.records.composite import CompositeObject, CompositeResult, Part
 from keepline.records.etag import ETag
 from keepline.records.importing import import_csv
+from keepline.records.index import Indexed, find
 from keepline.records.outcomes import Conflict, Outcome, SaveResult
 from keepline.records.put import put_record
 from keepline.records.revisions import as_of, differences, history
@@ -23,6 +24,7 @@ __all__ = [
     "CompositeResult",
     "Conflict",
     "ETag",
+    "Indexed",
     "Outcome",
     "Part",
     "SaveResult",
@@ -32,6 +34,7 @@ __all__ = [
     "checkin",
     "checkout",
     "differences",
+    "find",
     "history",
     "import_csv",
     "jsonclasshintify",

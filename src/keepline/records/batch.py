@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,15 +32,13 @@ class _Item:
 
     obj: BusinessObject
     changes: dict[str, Any]
+    layout: Layout
+    place: tuple[str, str]
     answer: Attempt | None = None
 
     @property
-    def layout(self) -> Layout:
-        return self.obj._home.stored
-
-    @property
-    def place(self) -> tuple[str, str]:
-        return (self.layout.declared.name, self.obj.key)
+    def key(self) -> str:
+        return self.place[1]
 
 
 def save_all(
@@ -87,7 +86,10 @@ def _prepared(obj: BusinessObject) -> _Item | SaveResult:
         changes = obj._changes()
     except InvalidRecordError as error:
         return SaveResult(Outcome.INVALID, str(error))
-    return _Item(obj, changes) if changes else SaveResult(Outcome.UNCHANGED)
+    if not changes:
+        return SaveResult(Outcome.UNCHANGED)
+    layout = obj._home.stored
+    return _Item(obj, changes, layout, (layout.declared.name, obj.key))
 
 
 def _common(
@@ -112,7 +114,7 @@ def _carry_out(
     connection: sa.Connection | None,
 ) -> None:
     """Fill in every item's answer."""
-    ordered = sorted(items, key=lambda item: item.place)
+    ordered = sorted(items, key=attrgetter("place"))
     write = partial(_write, items=ordered, who=who, atomic=atomic, given_up=given_up)
     # Savepoints cost as much as statements do, and most batches hold no bad row.
     answer: SaveResult | None = None
@@ -175,7 +177,7 @@ def _lock_in_order(connection: sa.Connection, items: list[_Item]) -> None:
     """Lock all rows by type and key, so that two batches never wait for each other."""
     for _, group in groupby(items, lambda item: item.place[0]):
         members = list(group)
-        lock_rows(connection, members[0].layout, [item.obj.key for item in members])
+        lock_rows(connection, members[0].layout, [item.key for item in members])
 
 
 def _isolated(connection: sa.Connection, items: list[_Item], who: Principal) -> None:
@@ -189,7 +191,7 @@ def _isolated(connection: sa.Connection, items: list[_Item], who: Principal) -> 
             raise
         if len(items) == 1:
             (item,) = items
-            row = read_row(connection, item.layout, item.obj.key, who)
+            row = read_row(connection, item.layout, item.key, who)
             item.answer = Attempt(refusal, row)
             return
         middle = len(items) // 2
@@ -199,14 +201,14 @@ def _isolated(connection: sa.Connection, items: list[_Item], who: Principal) -> 
 
 def _at_once(connection: sa.Connection, items: list[_Item], who: Principal) -> None:
     layout, names = items[0].layout, tuple(items[0].changes)
-    rows = [(item.obj.key, item.obj.token, item.changes) for item in items]
+    rows = [(item.key, item.obj.token, item.changes) for item in items]
     written, found = update_rows(connection, layout, names, rows, who)
     for item in items:
-        row = written.get(item.obj.key)
+        row = written.get(item.key)
         if row is not None:
             item.answer = Attempt(_SAVED, row)
         else:
-            item.answer = _settled(connection, item, found.get(item.obj.key), who)
+            item.answer = _settled(connection, item, found.get(item.key), who)
 
 
 _SAVED = SaveResult(Outcome.SAVED)

@@ -25,6 +25,7 @@ from keepline.records.put import insert, new_row
 from keepline.records.rows import Row, read_row, read_rows, update_row
 from keepline.records.save import attempt
 from keepline.records.state import RecordState, reading
+from keepline.records.straight import update_straight
 from keepline.records.types import load_type
 from keepline.records.values import checked
 from keepline.store.access import may_see_group
@@ -219,7 +220,10 @@ class BusinessObject(RecordState):
             return SaveResult(Outcome.INVALID, str(error))
         if not changes:
             return SaveResult(Outcome.UNCHANGED)
-        return self._carry_out(partial(self._write, changes=changes), reason, connection)
+        write = partial(self._write, changes=changes)
+        return self._carry_out(
+            write, reason, connection, partial(self._write_straight, changes, reason)
+        )
 
     def delete(self, reason: str | None = None, connection: sa.Connection | None = None) -> bool:
         """Delete the record as it was read; return False when it was gone already.
@@ -295,6 +299,14 @@ class BusinessObject(RecordState):
             return Attempt(_SAVED, row)
         return self._edit().settle(connection, merging=merging)
 
+    def _write_straight(self, changes: Mapping[str, Any], reason: str | None) -> Attempt | None:
+        """Write `changes` if that is all that there is to do; None says that nothing was."""
+        home = self._home
+        row = update_straight(
+            home.store, home.stored, self.key, self.token, home.principal, changes, reason
+        )
+        return None if row is None else Attempt(_SAVED, row)
+
     def _set_finalised(
         self, wanted: bool, reason: str | None, connection: sa.Connection | None
     ) -> SaveResult:
@@ -312,8 +324,16 @@ class BusinessObject(RecordState):
         step: Callable[[sa.Connection], Attempt],
         reason: str | None,
         connection: sa.Connection | None,
+        first: Callable[[], Attempt | None] | None = None,
     ) -> SaveResult:
-        answer = attempt(self._store, self._principal, step, reason=reason, connection=connection)
+        answer = attempt(
+            self._store,
+            self._principal,
+            step,
+            reason=reason,
+            connection=connection,
+            first=first,
+        )
         if isinstance(answer, SaveResult):
             with reading(self._home, connection) as reader:
                 row = read_row(reader, self._home.stored, self.key, self._principal)
@@ -325,7 +345,7 @@ class BusinessObject(RecordState):
         result, row = answer.result, answer.row
         if result and row is not None:
             if connection is not None:
-                on_rollback(connection, self._back(row))
+                on_rollback(connection, self._back())
             self._adopt(row, keep_related=result.outcome is Outcome.SAVED)
             return result
         left = self._beside()

@@ -87,8 +87,9 @@ def checkin(
     """Check in a bundle, in transactions of 200 records; return what came of each.
 
     A bundle that was made in another life of the instance (before a restore) or in another
-    instance changes no record that is there: all its edits of such become proposals. A dry run
-    does everything and takes it back. Raises RecordError for a bundle of another type,
+    instance changes no record that is there: all its edits of such become proposals. Records of
+    a type that requires a reason are refused without `reason`. A dry run does everything and
+    takes it back. Raises RecordError for a bundle of another type,
     StoreBusyError.
     """
     if bundle.record_type != declared.name:
@@ -102,7 +103,7 @@ def checkin(
     remaining = iter(sorted(edited, key=lambda each: each.key))
     why = f"check-in of bundle {bundle.id}" + (f": {reason}" if reason else "")
     while part := list(islice(remaining, _BATCH)):
-        run = _CheckIn(here, declared, principal, bundle)
+        run = _CheckIn(here, declared, principal, bundle, reason)
         step = partial(run.take, part)
         report.records += take_batch(here.store, principal, why, step, dry_run=dry_run)
     return report
@@ -112,17 +113,23 @@ class _CheckIn:
     """The check-in of some records of a bundle."""
 
     def __init__(
-        self, here: Current, declared: RecordType, principal: Principal, bundle: Bundle
+        self,
+        here: Current,
+        declared: RecordType,
+        principal: Principal,
+        bundle: Bundle,
+        why: str | None,
     ) -> None:
         self._store = here.store
         self._declared = declared
         self._principal = principal
         self._bundle = bundle
+        self._why = why
         self._elsewhere = bundle.epoch != here.epoch
 
     def take(self, part: Sequence[BundleRecord], connection: sa.Connection) -> list[CheckedIn]:
         """Take records in the transaction of `connection`, each in a savepoint."""
-        landing = Landing(connection, self._declared, self._principal, self._bundle.id)
+        landing = Landing(connection, self._declared, self._principal, self._bundle.id, self._why)
         there = landing.locked([each.key for each in part])
         before = self._before(connection, part)
         bases = {} if self._elsewhere else self._bases(connection, part)
@@ -209,6 +216,7 @@ class _CheckIn:
             raise Refused(
                 Outcome.CONFLICT, "somebody else changed the record, so it is not deleted"
             )
+        landing.check_reason()
         table = table_of(self._declared)
         gone = sa.delete(table).where(table.c.record_key == record.key)
         if landing.connection.execute(gone).rowcount != 1:
@@ -294,7 +302,7 @@ def _edits(record: BundleRecord) -> dict[str, Any]:
 
 
 def _typed(declared: RecordType, record: BundleRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the base and the edited values of the fields that were edited."""
+    """Return the edited values, and the base of their fields and of those grouped with them."""
     base: dict[str, Any] = {}
     mine: dict[str, Any] = {}
     known = {each.name: each for each in declared.fields}
@@ -306,6 +314,11 @@ def _typed(declared: RecordType, record: BundleRecord) -> tuple[dict[str, Any], 
             raise InvalidRecordError(f"{name} cannot be set")
         mine[name] = typed_value(known[name], value)
         base[name] = _as_it_was(known[name], (record.base or {}).get(name))
+    # What others changed in the same group stands against the edit.
+    for group in declared.groups:
+        beside = [name for name in group.fields if name in (record.base or {})]
+        if mine.keys() & set(group.fields):
+            base |= {n: _as_it_was(known[n], (record.base or {})[n]) for n in beside}
     return base, mine
 
 

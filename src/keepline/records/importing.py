@@ -58,7 +58,8 @@ class ImportOptions:
     """What an import does with the rows that it reads.
 
     With `update` off, records that are there are left alone. `overwrite` writes over what
-    people edited, too. A new record gets `group`. `reason` is kept with each revision. A dry
+    people edited, too. A new record gets `group`. `reason` is kept with each revision,
+    and needed to change records of a type that requires one. A dry
     run does everything and takes it back. `rejects` is the file for rejected rows; without one
     it is made beside the file that is imported.
     """
@@ -173,7 +174,9 @@ class _Import:
     def _taken(self, connection: sa.Connection, batch: Sequence[GoodRow | Reject]) -> _Done:
         done = _Done(rejected=[each for each in batch if isinstance(each, Reject)])
         good = sorted((e for e in batch if isinstance(e, GoodRow)), key=lambda row: row.key)
-        landing = Landing(connection, self._declared, self._principal, self._bundle)
+        landing = Landing(
+            connection, self._declared, self._principal, self._bundle, self._options.reason
+        )
         there = landing.locked([row.key for row in good])
         differing = [row.key for row in good if row.key in there and _differs(row, there[row.key])]
         bases = _imported(connection, self._declared, differing)

@@ -17,7 +17,7 @@ from keepline.errors import InvalidRecordError, RecordError, StoreBusyError
 from keepline.model import Principal, RecordType, utc_now
 from keepline.records.forms import plain_value
 from keepline.records.merge import FieldState, Merge, merge
-from keepline.records.outcomes import Outcome, SaveResult
+from keepline.records.outcomes import REASON_NEEDED, Outcome, SaveResult
 from keepline.records.save import Abandoned, attempt
 from keepline.records.types import table_of
 from keepline.records.values import same
@@ -48,12 +48,17 @@ class Landed:
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """Where values for records of a type are put: who brings them, and from what bundle."""
+    """Where values for records of a type are put: who brings them, why, and from what bundle.
+
+    `why` is what a person said; where they came from stands in the history beside it, and is
+    no reason for a type that requires one.
+    """
 
     connection: sa.Connection
     declared: RecordType
     principal: Principal
     bundle: str
+    why: str | None
 
     def locked(self, keys: Sequence[str]) -> dict[str, Row]:
         """Return records' rows, whoever may see them; nobody else changes them meanwhile."""
@@ -80,9 +85,9 @@ class Landing:
         changes = {name: found.values[name] for name in found.fields_in(FieldState.MINE)}
         row = self.write(theirs, changes) if changes else theirs
         overlaps = {
-            name: mine[name]
+            name: found.values[name]
             for name in found.conflicts
-            if name in mine and not same(mine[name], theirs[name])
+            if not same(found.values[name], theirs[name])
         }
         self.propose(theirs["record_key"], base, overlaps, theirs)
         return Landed(
@@ -93,12 +98,22 @@ class Landing:
         )
 
     def write(self, row: Row, changes: Values) -> Row:
-        """Change fields of a locked row; Refused when a trigger drops the change in silence."""
+        """Change fields of a locked row.
+
+        Raises Refused without the reason that the type requires, and when a trigger drops the
+        change in silence.
+        """
+        self.check_reason()
         table, key = table_of(self.declared), row["record_key"]
         here = table.c.record_key == key
         if self.connection.execute(sa.update(table).where(here).values(changes)).rowcount != 1:
             raise Refused(Outcome.SUPPRESSED, "the database refused the change")
         return self.locked([key])[key]
+
+    def check_reason(self) -> None:
+        """Raise Refused when a record that is there must not change without a person's reason."""
+        if self.declared.reason_required and not self.why:
+            raise Refused(Outcome.INVALID, REASON_NEEDED)
 
     def propose(self, key: str, base: Values, mine: Values, theirs: Row | None) -> None:
         """Keep values that could not be written.

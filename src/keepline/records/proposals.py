@@ -98,7 +98,7 @@ def take(
         for row in _open(connection, chosen, principal):
             found.setdefault(RecordKey(row.record_type, row.record_key), []).append(row)
         for record, rows in sorted(found.items()):
-            _write(store, connection, record, rows, principal, anyway=anyway)
+            _write(store, connection, record, rows, principal, reason, anyway=anyway)
         _settle(connection, chosen, "taken", principal)
         return list(found)
 
@@ -180,12 +180,13 @@ def _write(
     record: RecordKey,
     rows: Sequence[Any],
     principal: Principal,
+    reason: str | None,
     *,
     anyway: bool,
 ) -> None:
     declared = load_type(store, record.record_type)
     known = {each.name: each for each in declared.fields}
-    landing = Landing(connection, declared, principal, "")
+    landing = Landing(connection, declared, principal, "", reason)
     theirs = landing.locked([record.key]).get(record.key)
     if theirs is None:
         raise RecordNotFoundError(f"{record} was deleted; drop the proposal, or make it anew")

@@ -12,7 +12,7 @@ from keepline.errors import ReadOnlyFieldError, RecordError, UnknownFieldError
 from keepline.model import Principal, RecordType
 from keepline.records.etag import ETag
 from keepline.records.home import Home, Left
-from keepline.records.merge import merge
+from keepline.records.merge import FieldState, merge
 from keepline.records.outcomes import Conflict
 from keepline.records.rows import Row, Token
 from keepline.records.values import checked, same
@@ -156,8 +156,9 @@ class RecordState:
         """Decide one field of a conflict: by a value, or by a side (base, mine, theirs).
 
         When each conflicting field is decided, everything else that the others changed is
-        taken over, and the next save is measured against what they saved. Raises RecordError
-        when there is no conflict about `field`, or neither or both are given.
+        taken over, and the next save is measured against what they saved; but where something
+        that was typed since the conflict stands against theirs, that save is a conflict again.
+        Raises RecordError when there is no conflict about `field`, or neither or both are given.
         """
         left = self._beside()
         conflict = left.conflict
@@ -172,10 +173,15 @@ class RecordState:
         self._touch(field, checked(self._home.layout.fields[field], value))
         left.seen[field] = conflict.theirs[field]
         if left.seen.keys() >= set(conflict.conflicting):
-            values = merge(self._base, self._payload, conflict.theirs).values
+            agreed = (n for n, state in conflict.fields.items() if state is FieldState.AGREED)
+            left.seen |= {name: conflict.theirs[name] for name in agreed}
+            groups = self.record_type.groups
+            merged = merge(self._base, self._payload, conflict.theirs, groups)
+            if merged.conflicts:
+                return
             modified = left.modified
             self._adopt(cast(Row, left.theirs))
-            self._touched = dict(values)
+            self._touched = dict(merged.values)
             self._beside().modified = modified
 
     # State
@@ -274,17 +280,14 @@ class RecordState:
         touched, fields = self._touched or {}, self._home.layout.fields
         return {name: checked(fields[name], touched[name]) for name in self.changed_fields}
 
-    def _back(self, saved: Row) -> Callable[[], None]:
+    def _back(self) -> Callable[[], None]:
         """Return what makes the object as it is now again, with what is typed until then."""
         home, row, touched, left = self._home, self._row, dict(self._touched or {}), self._left
 
         def back() -> None:
-            layout, later = self._home.stored, self._touched or {}
-            touched.update(
-                (name, value)
-                for name, value in later.items()
-                if not same(value, layout.value(saved, name))
-            )
+            # What was taken over from the transaction goes with it.
+            later = self._touched or {}
+            touched.update((name, later[name]) for name in self.changed_fields)
             self._home, self._row, self._touched, self._left = home, row, touched, left
 
         return back

@@ -110,15 +110,18 @@ def _on_postgresql(
 def _announced(update: Any) -> Any:
     """Have an update say first who writes and why, as `Store.write` does (PostgreSQL)."""
     said = sa.select(
-        sa.func.set_config("keepline.actor", sa.bindparam("said_actor", None, sa.Text), True).label(
-            "actor"
-        ),
-        sa.func.set_config("keepline.reason", sa.bindparam("said_reason", None, sa.Text), True),
-        sa.func.set_config("keepline.erasing", "", True),
+        _setting("actor", sa.bindparam("said_actor", None, sa.Text)).label("actor"),
+        _setting("reason", sa.bindparam("said_reason", None, sa.Text)),
+        _setting("erasing", sa.literal_column("''")),
     )
     # To compare with what was said is what has it said before a row is changed.
     said_first = said.cte("said").prefix_with("MATERIALIZED")
     return update.where(said_first.c.actor.is_not(None))
+
+
+def _setting(name: str, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    name_itself: sa.ColumnElement[Any] = sa.literal_column(f"'keepline.{name}'")
+    return sa.func.set_config(name_itself, value, sa.true())
 
 
 def _line(error: Exception) -> str:

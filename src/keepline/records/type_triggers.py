@@ -13,6 +13,7 @@ from keepline.store.engine import announce
 from keepline.store.triggers import install, postgresql, sqlite
 from keepline.store.triggers.inspection import faults
 
+
 def take_away(connection: sa.Connection, declared: RecordType) -> None:
     """Drop keepline's triggers on a type's tables."""
     if connection.dialect.name == "sqlite":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from keepline.errors import TransportError
 from keepline.model import Field, RecordImage, RecordType, SubTable
 from keepline.render.json import plain
 
-#: A record type with a field of each type, and rows beneath it.
+#: A record type with a field of each type, and rows beneath it, about subjects.
 SAMPLE_TYPE = RecordType(
     name="sample",
     fields=(
@@ -30,10 +30,14 @@ SAMPLE_TYPE = RecordType(
         Field("runs", "integer"),
         Field("mean", "real", unit="mV"),
         Field("valid", "boolean"),
+        Field("day", "date"),
         Field("taken_at", "datetime"),
         Field("extra", "json"),
+        Field("scan", "blob"),
     ),
     subtables=(SubTable("peak", "name", (Field("height", "real"),)),),
+    subject=True,
+    finalised=True,
 )
 
 #: Keys that a transport has to take as they are, and to keep apart.
@@ -70,12 +74,15 @@ def sample_record(
         "runs": 2**53 + 1,
         "mean": 0.1 + 0.2,
         "valid": True,
+        "day": date(1899, 2, 28),
         "taken_at": _TAKEN_AT,
         "extra": {"list": [1, None, "x"], "deep": {"y": 1.5}},
+        "scan": bytes(range(256)),
         **values,
     }
     rows = tuple({"name": name, "height": height} for name, height in peaks)
-    return RecordImage(declared, key, revision, "lab", 1, 2, fields, {"peak": rows})
+    about: dict[str, Any] = {"subject": 7, "finalised": True} if declared == SAMPLE_TYPE else {}
+    return RecordImage(declared, key, revision, "lab", 1, 2, fields, {"peak": rows}, **about)
 
 
 def sending_of(image: RecordImage) -> Sending:
@@ -91,11 +98,20 @@ class Received:
     revision: int
     fields: Mapping[str, Any]
     subrows: Mapping[str, Sequence[Mapping[str, Any]]]
+    subject: int | None
+    finalised: bool
 
     @classmethod
     def expected(cls, image: RecordImage) -> Self:
         """Return what a recipient should hold after `image` was sent."""
-        return cls(image.key, image.revision, plain(image.values), plain(image.subrows))
+        return cls(
+            image.key,
+            image.revision,
+            plain(image.values),
+            plain(image.subrows),
+            image.subject,
+            image.finalised,
+        )
 
 
 class TransportConformance:

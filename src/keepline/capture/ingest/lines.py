@@ -6,7 +6,7 @@ from __future__ import annotations
 class LineSplitter:
     """Cuts bytes into lines, however they come in pieces.
 
-    A line ends with LF or CRLF, which do not belong to the message; blank lines are none. Once
+    A line ends with LF or CRLF, which do not belong to the message; empty lines are none. Once
     a line is longer than `max_bytes`, `overlong` holds it and all that came after it, and
     nothing more is cut.
     """
@@ -54,7 +54,7 @@ class LineSplitter:
 
 
 def split_lines(block: bytes) -> list[bytes]:
-    """Return the lines of `block` that are not blank, without their line ends."""
+    """Return the lines of `block` that are not empty, without their line ends."""
     lines = block.split(b"\n")
     if b"\r" in block:
         lines = [line.removesuffix(b"\r") for line in lines]

@@ -37,6 +37,7 @@ _SOURCE_RETRY_S = 0.5
 #: A connection that ends sooner than this is short; so many of them in a row are no accident.
 _SHORT_S = 10.0
 _SHORT_ONES = 3
+_HINT_EVERY = 30
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 64
 
@@ -195,7 +196,7 @@ class MqttMessages:
             if self._was_connected:
                 self._feeder.fail(error)
             return
-        if self._was_connected:
+        if self._was_connected and self._short_ones < _SHORT_ONES:
             _log.warning("connected to the MQTT broker again")
         self._was_connected = True
         self._tell(self._subscribed, None)
@@ -205,8 +206,9 @@ class MqttMessages:
     ) -> None:
         self._next_connection()
         if self._was_connected and not self._stopping.is_set():
-            _log.warning("the connection to the MQTT broker is lost (%s); trying again", code)
             self._look_for_a_twin()
+            if self._short_ones < _SHORT_ONES:  # it has been said then what it may be
+                _log.warning("the connection to the MQTT broker is lost (%s); trying again", code)
 
     def _look_for_a_twin(self) -> None:
         """Say what it may be when one connection after the other is ended at once.
@@ -215,7 +217,7 @@ class MqttMessages:
         """
         is_short = time.monotonic() - self._connected_at < _SHORT_S
         self._short_ones = self._short_ones + 1 if is_short else 0
-        if self._short_ones == _SHORT_ONES:
+        if self._short_ones % _HINT_EVERY == _SHORT_ONES:
             _log.warning(
                 "each connection to the MQTT broker ends at once: if another ingester runs with "
                 "the client id %s, give one of them a --client-id of its own",

@@ -49,8 +49,9 @@ class DatabaseTransport:
     """Delivers into the database at `url`, an SQLAlchemy URL.
 
     Tables are made when they are missing: ``keepline_<type>`` and
-    ``keepline_<type>__<sub-table>`` with the record's fields, and ``keepline_receipt``. A
-    relative SQLite path starts at `folder`. SQLite has no NaN: there it arrives as NULL.
+    ``keepline_<type>__<sub-table>`` with the record's fields, and ``keepline_receipt``. Where
+    the type has them, a record has its subject's number (``subject_no``) and ``finalised`` too.
+    A relative SQLite path starts at `folder`. SQLite has no NaN: there it arrives as NULL.
     """
 
     capabilities = Capabilities(probes=True, idempotent=True, withdraws=True)
@@ -244,12 +245,25 @@ def _table(into: sa.MetaData, declared: RecordType, subtable: SubTable | None) -
         sa.Column("record_key", sa.Text, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("group_name", sa.Text),
+        *(_state_columns(declared) if subtable is None else ()),
         *(sa.Column(field.name, _TYPES[field.type]) for field in fields),
     )
 
 
+def _state_columns(declared: RecordType) -> Iterator[sa.Column[Any]]:
+    if declared.subject:
+        yield sa.Column("subject_no", sa.BigInteger)
+    if declared.finalised:
+        yield sa.Column("finalised", sa.Boolean)
+
+
 def _put(connection: sa.Connection, table: sa.Table, sending: Sending, *, update: bool) -> None:
-    values = {**_own(sending), **sending.image.values}
+    image = sending.image
+    values = {**_own(sending), **image.values}
+    if image.type.subject:
+        values["subject_no"] = image.subject
+    if image.type.finalised:
+        values["finalised"] = image.finalised
     if update:
         mine = table.c.target_key == sa.bindparam("target")
         connection.execute(sa.update(table).where(mine), {**values, "target": sending.target_key})

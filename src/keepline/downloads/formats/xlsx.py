@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from hashlib import sha256
 from itertools import chain
 from math import isfinite
 from typing import IO, Any, BinaryIO, Final
@@ -18,6 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 from keepline.downloads.format import WrittenPage
 from keepline.downloads.pages import Column, Page, Row
 from keepline.errors import DownloadError
+from keepline.model import FieldType
 from keepline.render.json import plain
 
 # The limits of the format's programs: Excel specifications and limits.
@@ -45,8 +48,22 @@ _ILLEGAL_IN_NAME = re.compile(
 )
 
 #: Width of a column, in characters, by the type of its values.
-_WIDTHS = {"text": 24, "integer": 12, "real": 22, "boolean": 10, "datetime": 30, "json": 40}
+_WIDTHS: dict[FieldType, int] = {
+    "text": 24,
+    "integer": 12,
+    "real": 22,
+    "boolean": 10,
+    "date": 12,
+    "datetime": 30,
+    "json": 40,
+    "blob": 40,
+}
 _WIDEST = 60
+
+#: A date is a number of days; programs agree from this day on (before it they count a 29
+#: February 1900 or do not).
+_FIRST_DAY = date(1900, 3, 1)
+_DAY_ZERO = date(1899, 12, 30).toordinal()
 
 _XML = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -60,17 +77,20 @@ _SHEET_START = (
     "</sheetView></sheetViews>"
 )
 
-# Two cell formats: 0 is plain, 1 bold for the heading.
+# Three cell formats: 0 is plain, 1 bold for the heading, 2 a date.
 _STYLES = (
     f'{_XML}<styleSheet xmlns="{_MAIN}">'
+    '<numFmts count="1"><numFmt numFmtId="164" formatCode="yyyy\\-mm\\-dd"/></numFmts>'
     '<fonts count="2"><font><sz val="11"/><name val="Calibri"/></font>'
     '<font><b/><sz val="11"/><name val="Calibri"/></font></fonts>'
     '<fills count="2"><fill><patternFill patternType="none"/></fill>'
     '<fill><patternFill patternType="gray125"/></fill></fills>'
     '<borders count="1"><border><left/><right/><top/><bottom/><diagonal/></border></borders>'
     '<cellStyleXfs count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellStyleXfs>'
-    '<cellXfs count="2"><xf numFmtId="0" fontId="0" fillId="0" borderId="0" xfId="0"/>'
-    '<xf numFmtId="0" fontId="1" fillId="0" borderId="0" xfId="0" applyFont="1"/></cellXfs>'
+    '<cellXfs count="3"><xf numFmtId="0" fontId="0" fillId="0" borderId="0" xfId="0"/>'
+    '<xf numFmtId="0" fontId="1" fillId="0" borderId="0" xfId="0" applyFont="1"/>'
+    '<xf numFmtId="164" fontId="0" fillId="0" borderId="0" xfId="0" applyNumberFormat="1"/>'
+    '</cellXfs>'
     '<cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles>'
     "</styleSheet>"
 )
@@ -86,7 +106,9 @@ class XlsxFormat:
     """Writes XLSX, a sheet a page; rows past the sheet's limit go on in a next sheet.
 
     Numbers are finite floats and integers up to 2 to the 53rd; NaN, infinities and greater
-    integers are text, times are ISO 8601 text in UTC, JSON is its text. No value makes an
+    integers are text, times are ISO 8601 text in UTC, JSON is its text. A date is a date cell,
+    shown as year-month-day; before March 1900, where programs disagree, it is ISO 8601 text. Of
+    a blob its size and SHA-256 are told, as a cell has no place for bytes. No value makes an
     empty cell. The heading is bold and stays in view. Memory does not grow with the rows.
     """
 
@@ -190,6 +212,9 @@ def _row(row: Row, number: int, letters: Sequence[str]) -> str:
             cells.append(f'<c r="{letter}{number}" t="b"><v>{value:d}</v></c>')
         elif kind is int and -_EXACT_INTEGER <= value <= _EXACT_INTEGER:
             cells.append(f'<c r="{letter}{number}"><v>{value}</v></c>')
+        elif kind is date and value >= _FIRST_DAY:
+            serial = value.toordinal() - _DAY_ZERO
+            cells.append(f'<c r="{letter}{number}" s="2"><v>{serial}</v></c>')
         else:
             cells.append(_text_cell(letter, number, _as_text(value)))
     cells.append("</row>")
@@ -217,6 +242,8 @@ def _escape(match: re.Match[str]) -> str:
 
 def _as_text(value: Any) -> str:
     """Return a value without a cell type of its own as text."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes, SHA-256 {sha256(value).hexdigest()}"
     return str(plain(value))
 
 

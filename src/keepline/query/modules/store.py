@@ -12,7 +12,7 @@ from keepline.query.modules.sqltables import Exposure, SqlTablesModule
 from keepline.store import schema
 from keepline.store.access import visible
 from keepline.store.engine import Store
-from keepline.store.tables import capture, common, delivery, sessions
+from keepline.store.tables import capture, common, delivery, records, sessions
 from keepline.store.tables.declared import record_table, record_tables, subtable_table
 
 _INSTRUMENT = Exposure("instrument", common.instrument)
@@ -101,10 +101,15 @@ def sessions_module(store: Store, name: str = "sessions") -> SqlTablesModule:
 def records_module(store: Store, name: str = "records") -> SqlTablesModule:
     """Return a table for each declared record type, and ``<type>__<sub>`` for its sub-tables.
 
-    A type is there as soon as it is declared. Sub-rows are seen with their record.
+    A type is there as soon as it is declared. Sub-rows are seen with their record. `index` has
+    a row for each record of any type that is or was there, `subject` the people that records
+    are about; both show what belongs to groups of the principal, or to the whole instance.
     """
+    about_all = (Exposure("index", records.record_index), Exposure("subject", records.subject))
     return SqlTablesModule(
-        name, store, lambda connection: _of_types(tuple(schema.declared_types(connection)))
+        name,
+        store,
+        lambda connection: (*about_all, *_of_types(tuple(schema.declared_types(connection)))),
     )
 
 
@@ -155,9 +160,9 @@ def _about(
         for exposure in _of_types(declared):
             if exposure.parents:
                 continue
-            records = exposure.table
-            allowed, _ = visible(records, principal)
-            keys = sa.select(records.c.record_key).where(allowed)
+            rows = exposure.table
+            allowed, _ = visible(rows, principal)
+            keys = sa.select(rows.c.record_key).where(allowed)
             seen.append(sa.and_(table.c.record_type == exposure.name, table.c.record_key.in_(keys)))
         return sa.or_(*seen)
 

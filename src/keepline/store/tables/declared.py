@@ -22,6 +22,9 @@ STAMPED = ("row_born", "row_rev", "revision", "rev_txn")
 #: Columns of every record, here or in a delivery, that no declaration may use.
 RESERVED = (*STAMPED, "record_key", "group_name", "subject_no", "finalised", "target_key")
 
+#: Names of tables about records of all types, which no type may use.
+RESERVED_TYPES = ("index", "subject")
+
 #: The largest blob where its field declares no other bound.
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -75,6 +78,10 @@ def _check_names(declared: RecordType) -> None:
                 f"{name!r} is not a usable name: small letters, digits and single _, "
                 "a letter first, at most 31"
             )
+    if declared.name in RESERVED_TYPES:
+        raise InvalidRecordError(
+            f"a type cannot be called {declared.name!r}: queries have a table of that name"
+        )
     _check_distinct([field.name for field in declared.fields] + list(RESERVED))
     _check_distinct([subtable.name for subtable in declared.subtables])
     for subtable in declared.subtables:

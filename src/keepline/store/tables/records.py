@@ -69,8 +69,6 @@ change_feed = sa.Table(
     sqlite_autoincrement=True,
 )
 
-ROWS = {feed_op: ("insert", "update", "delete")}
-
 #: The state of each row of a record (`subtable` and `sub_key` are empty for the record's own row)
 #: after each revision that changed it; who and when stand in the feed. `image` maps the names of
 #: the fields to JSON values (see `records.images`); None for a deleted row, or when `erased`.

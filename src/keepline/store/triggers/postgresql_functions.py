@@ -31,10 +31,11 @@ class Function:
         )
 
 
+# One expression, which PostgreSQL puts in the place of each call.
 _RANDOM = """
     -- 64 of a version 4 UUID's random bits, less the sign: its first 12 and last 4 hex digits.
-    SELECT ('x' || left(u, 12) || right(u, 4))::bit(64)::bigint & 9223372036854775807
-    FROM (SELECT replace(gen_random_uuid()::text, '-', '') AS u) AS drawn
+    SELECT ('x' || overlay(replace(gen_random_uuid()::text, '-', '') placing '' from 13 for 16)
+        )::bit(64)::bigint & 9223372036854775807
 """
 
 _APPEND_ONLY = """
@@ -84,6 +85,7 @@ DECLARE
     this_txn bigint := pg_current_xact_id()::text::bigint;
     again boolean := false;
     fed change_feed;
+    known bigint;
 BEGIN
     IF TG_OP <> 'INSERT' AND OLD.rev_txn = this_txn THEN
         -- Before its feed's row is written, other triggers may change the row again.
@@ -102,7 +104,6 @@ BEGIN
             RAISE EXCEPTION '{NO_REASON}' USING ERRCODE = 'KL003';
         END IF;
     END IF;
-    IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
     IF TG_OP = 'UPDATE' THEN
         IF (NEW.row_born, NEW.row_rev, NEW.revision, NEW.rev_txn) IS DISTINCT FROM
                 (OLD.row_born, OLD.row_rev, OLD.revision, OLD.rev_txn) THEN
@@ -112,20 +113,26 @@ BEGIN
             RAISE EXCEPTION '{FIXED_KEY}' USING ERRCODE = 'KL001';
         END IF;
     END IF;
+    IF NOT again THEN
+        -- What the index knows; of a record from before a restore, what it may have got since.
+        SELECT greatest(i.revision, (SELECT max(f.revision_floor) FROM restored AS f
+            WHERE f.restored_at >= i.created_at)) INTO known FROM record_index AS i
+        WHERE i.record_type = TG_ARGV[0] AND i.record_key = CASE TG_OP
+            WHEN 'INSERT' THEN NEW.record_key ELSE OLD.record_key END;
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        UPDATE record_index SET revision = known WHERE record_type = TG_ARGV[0]
+            AND record_key = OLD.record_key AND revision < known;
+        RETURN OLD;
+    END IF;
     NEW.row_rev := keepline_token();
     IF TG_OP = 'INSERT' THEN
         NEW.row_born := NEW.row_rev;
-        NEW.revision := 1 + coalesce((SELECT max(revision) FROM change_feed
+        NEW.revision := 1 + greatest(known, (SELECT max(revision) FROM change_feed
             WHERE record_type = TG_ARGV[0] AND record_key = NEW.record_key), 0);
     ELSE
         IF OLD.row_born = 0 THEN NEW.row_born := NEW.row_rev; END IF;
-        IF NOT again THEN
-            NEW.revision := 1 + greatest(OLD.revision, (SELECT revision FROM record_index
-                WHERE record_type = TG_ARGV[0] AND record_key = OLD.record_key),
-                (SELECT max(f.revision_floor) FROM restored AS f, record_index AS i
-                WHERE i.record_type = TG_ARGV[0] AND i.record_key = OLD.record_key
-                AND i.created_at <= f.restored_at));
-        END IF;
+        IF NOT again THEN NEW.revision := 1 + greatest(OLD.revision, known); END IF;
     END IF;
     NEW.rev_txn := this_txn;
     RETURN NEW;
@@ -143,18 +150,22 @@ DECLARE
         'rev_txn'];
     now_row jsonb;
     now_image jsonb;
+    gone bigint;
+    finished boolean;
     blob text;
 BEGIN
     IF TG_OP = 'DELETE' THEN
+        UPDATE record_index SET current = false, changed_at = moment,
+            revision = greatest(OLD.revision, revision) + 1
+        WHERE record_type = TG_ARGV[0] AND record_key = OLD.record_key RETURNING revision INTO gone;
+        gone := coalesce(gone, OLD.revision + 1);
         INSERT INTO change_feed
             (record_type, record_key, revision, op, txid, actor, changed_at)
-        VALUES (TG_ARGV[0], OLD.record_key, OLD.revision + 1, 'delete', this_txn, who, moment);
+        VALUES (TG_ARGV[0], OLD.record_key, gone, 'delete', this_txn, who, moment);
         INSERT INTO record_history
             (record_type, record_key, revision, subtable, sub_key, op, reason, subject_no)
-        VALUES (TG_ARGV[0], OLD.record_key, OLD.revision + 1, '', '', 'delete', why,
+        VALUES (TG_ARGV[0], OLD.record_key, gone, '', '', 'delete', why,
             (to_jsonb(OLD) ->> 'subject_no')::bigint);
-        UPDATE record_index SET current = false, revision = OLD.revision + 1, changed_at = moment
-        WHERE record_type = TG_ARGV[0] AND record_key = OLD.record_key;
         RETURN NULL;
     END IF;
     now_row := to_jsonb(NEW);
@@ -191,18 +202,26 @@ BEGIN
         ON CONFLICT (record_type, record_key, revision, subtable, sub_key) DO UPDATE
         SET image = excluded.image, reason = excluded.reason, subject_no = excluded.subject_no;
     END IF;
+    finished := coalesce((now_row ->> 'finalised')::boolean, false);
+    IF TG_OP = 'UPDATE' THEN
+        UPDATE record_index AS i SET revision = NEW.revision, group_name = NEW.group_name,
+            subject_no = (now_row ->> 'subject_no')::bigint, changed_at = moment, current = true,
+            finalised = finished, anonymous = TG_ARGV[1] = 'anonymous',
+            version = i.version + (finished AND NOT (i.current AND i.finalised))::int
+        WHERE i.record_type = TG_ARGV[0] AND i.record_key = NEW.record_key;
+        IF FOUND THEN RETURN NULL; END IF;
+    END IF;
     INSERT INTO record_index AS i
         (record_type, record_key, revision, group_name, subject_no, created_at, changed_at,
         current, finalised, anonymous, version)
     VALUES (TG_ARGV[0], NEW.record_key, NEW.revision, NEW.group_name,
-        (now_row ->> 'subject_no')::bigint, moment, moment, true,
-        coalesce((now_row ->> 'finalised')::boolean, false), TG_ARGV[1] = 'anonymous',
-        coalesce((now_row ->> 'finalised')::boolean, false)::int)
+        (now_row ->> 'subject_no')::bigint, moment, moment, true, finished,
+        TG_ARGV[1] = 'anonymous', finished::int)
     ON CONFLICT (record_type, record_key) DO UPDATE
     SET revision = excluded.revision, group_name = excluded.group_name,
         subject_no = excluded.subject_no, changed_at = excluded.changed_at, current = true,
-        created_at = CASE TG_OP WHEN 'INSERT' THEN excluded.created_at ELSE i.created_at END,
-        finalised = excluded.finalised, anonymous = excluded.anonymous,
+        created_at = excluded.created_at, finalised = excluded.finalised,
+        anonymous = excluded.anonymous,
         version = i.version + (excluded.finalised AND NOT (i.current AND i.finalised))::int;
     RETURN NULL;
 END

@@ -76,7 +76,39 @@ def _guards(declared: RecordType) -> list[Trigger]:
         ),
         _place(table, ("record_key",)),
         _rowid(table),
+        _lifted(declared),
     ]
+
+
+def _known(declared: RecordType, key: str) -> str:
+    """Return the expression for the revision that the index has of a record."""
+    return (
+        f"coalesce((SELECT i.revision FROM record_index AS i WHERE i.record_type = "
+        f"'{declared.name}' AND i.record_key = {key}), 0)"
+    )
+
+
+def _lift(declared: RecordType, key: str) -> str:
+    """Return the step that has the index know of a restore.
+
+    A record from before it may have had revisions since, which are not to come again.
+    """
+    floor = "(SELECT max(revision_floor) FROM restored WHERE restored_at >= created_at)"
+    return (
+        f"UPDATE record_index SET revision = {floor} WHERE record_type = '{declared.name}' "
+        f"AND record_key = {key} AND EXISTS (SELECT 1 FROM restored) AND revision < {floor};"
+    )
+
+
+def _lifted(declared: RecordType) -> Trigger:
+    # Before foreign keys take sub-rows along, whose history has the record's next revision.
+    table = declared.table_name
+    return Trigger(
+        f"{table}_lift",
+        table,
+        f"BEFORE DELETE ON {table} WHEN EXISTS (SELECT 1 FROM restored)",
+        (_lift(declared, "OLD.record_key"),),
+    )
 
 
 def _place(table: str, key: tuple[str, ...]) -> Trigger:
@@ -138,10 +170,11 @@ def _replaced(declared: RecordType, key: str) -> str:
 
 def _insert(declared: RecordType) -> Trigger:
     table, there = declared.table_name, _replaced(declared, "NEW.record_key")
-    next_revision = (
-        "(SELECT 1 + coalesce(max(revision), 0) FROM change_feed "
-        f"WHERE record_type = '{declared.name}' AND record_key = NEW.record_key)"
+    fed = (
+        f"SELECT max(revision) FROM change_feed WHERE record_type = '{declared.name}' "
+        "AND record_key = NEW.record_key"
     )
+    next_revision = f"1 + max(coalesce(({fed}), 0), {_known(declared, 'NEW.record_key')})"
     rules = [_positive(table)]
     if declared.finalised:
         rules.append(
@@ -168,6 +201,7 @@ def _insert(declared: RecordType) -> Trigger:
         (
             *rules,
             DRAW,
+            _lift(declared, "NEW.record_key"),
             *gone,
             _stamp(table, born=DRAWN, revision=next_revision),
             feed(declared.name, "insert", "record_key", "revision", f"FROM {_row(table)}"),
@@ -181,26 +215,18 @@ def _insert(declared: RecordType) -> Trigger:
 
 def _update(declared: RecordType) -> Trigger:
     table = declared.table_name
-    known = (
-        f"coalesce((SELECT i.revision FROM record_index AS i WHERE i.record_type = "
-        f"'{declared.name}' AND i.record_key = NEW.record_key), 0)"
-    )
-    floor = (
-        "coalesce((SELECT max(f.revision_floor) FROM restored AS f, record_index AS i "
-        f"WHERE i.record_type = '{declared.name}' AND i.record_key = NEW.record_key "
-        "AND i.created_at <= f.restored_at), 0)"
-    )
     return Trigger(
         f"{table}_update",
         table,
         f"AFTER UPDATE ON {table} WHEN NEW.row_rev IS OLD.row_rev AND NOT {STAMPING}",
         (
             DRAW,
+            _lift(declared, "NEW.record_key"),
             _stamp(
                 table,
                 born=f"CASE row_born WHEN 0 THEN {DRAWN} ELSE row_born END",
                 revision=f"CASE WHEN {_AGAIN} THEN revision "
-                f"ELSE max(revision, {known}, {floor}) + 1 END",
+                f"ELSE max(revision, {_known(declared, 'NEW.record_key')}) + 1 END",
             ),
             feed(
                 declared.name,
@@ -219,18 +245,19 @@ def _update(declared: RecordType) -> Trigger:
 def _delete(declared: RecordType) -> Trigger:
     table = declared.table_name
     subject = "OLD.subject_no" if declared.subject else "NULL"
+    revision = f"max(OLD.revision, {_known(declared, 'OLD.record_key')}) + 1"
     body = [DRAW]
     for subtable in declared.subtables:
         body += _remove_subrows(declared, subtable, "OLD.record_key")
     body += [
-        feed(declared.name, "delete", "OLD.record_key", "OLD.revision + 1"),
+        feed(declared.name, "delete", "OLD.record_key", revision),
         history(
             declared.name,
-            f"OLD.record_key, OLD.revision + 1, '', '', 'delete', NULL, {REASON}, {subject} "
-            "WHERE true",
+            f"OLD.record_key, {revision}, '', '', 'delete', NULL, {REASON}, {subject} WHERE true",
         ),
         (
-            f"UPDATE record_index SET current = 0, revision = OLD.revision + 1, changed_at = {NOW} "
+            "UPDATE record_index SET current = 0, revision = max(OLD.revision, revision) + 1, "
+            f"changed_at = {NOW} "
             f"WHERE record_type = '{declared.name}' AND record_key = OLD.record_key;"
         ),
         DONE,
