@@ -36,15 +36,24 @@ EDITED = RecordType(
 UNITS = (("title",), ("note",), ("count",), ("dose", "unit"), ("extra",))
 FIELDS = tuple(name for unit in UNITS for name in unit)
 
+#: A transaction and who writes in it: what they write of a record is one revision. None is a
+#: writer of whom the database cannot tell that.
+Writer = tuple[int, str | None] | None
+
 _numbers = itertools.count(1)
+
+
+def number() -> int:
+    """Return a number that was never there."""
+    return next(_numbers)
 
 
 @dataclass(frozen=True)
 class Row:
     """A record, there or not (`values` is None), with the state after each revision.
 
-    `born` and `version` are the model's own tokens; `txn` is the transaction that wrote last,
-    where what it writes next is the same revision.
+    `born` and `version` are the model's own tokens; what `writer` writes next is the same
+    revision.
     """
 
     values: Values | None = None
@@ -52,23 +61,23 @@ class Row:
     born: int = 0
     version: int = 0
     log: tuple[tuple[str, Values | None, Mapping[str, int]], ...] = ()
-    txn: int | None = None
+    writer: Writer = None
 
 
-def made(row: Row, values: Values, txn: int | None) -> Row:
+def made(row: Row, values: Values, writer: Writer) -> Row:
     """Return the record that is made where there is none."""
-    number = next(_numbers)
-    return Row(values, {}, number, number, (*row.log, ("insert", values, {})), txn)
+    token = number()
+    return Row(values, {}, token, token, (*row.log, ("insert", values, {})), writer)
 
 
 def written(
-    row: Row, values: Values, txn: int | None, parts: Mapping[str, int] | None = None
+    row: Row, values: Values, writer: Writer, parts: Mapping[str, int] | None = None
 ) -> Row:
-    """Return the record with new values: a new revision, unless its transaction made the last."""
+    """Return the record with new values: a new revision, unless `writer` made the last."""
     parts = row.parts if parts is None else parts
-    again = txn is not None and row.txn == txn
+    again = writer is not None and row.writer == writer
     op, before = (row.log[-1][0], row.log[:-1]) if again else ("update", row.log)
-    return Row(values, parts, row.born, next(_numbers), (*before, (op, values, parts)), txn)
+    return Row(values, parts, row.born, number(), (*before, (op, values, parts)), writer)
 
 
 def gone(row: Row) -> Row:
@@ -126,7 +135,7 @@ def _of(values: Values, unit: tuple[str, ...]) -> list[Any]:
     return [values[name] for name in unit]
 
 
-def saved(view: View, mine: Values, row: Row, txn: int | None) -> tuple[Outcome, Row, View]:
+def saved(view: View, mine: Values, row: Row, writer: Writer) -> tuple[Outcome, Row, View]:
     """Return what a save comes to: the outcome, the record then, and what the editor knows."""
     saw = view.saw
     if mine == saw:
@@ -137,14 +146,14 @@ def saved(view: View, mine: Values, row: Row, txn: int | None) -> tuple[Outcome,
         return Outcome.REPLACED, row, View(view.row, view.seen)
     if row.version == view.row.version:
         changes = {name: mine[name] for name in FIELDS if mine[name] != saw[name]}
-        row = written(row, {**row.values, **changes}, txn)
+        row = written(row, {**row.values, **changes}, writer)
         return Outcome.SAVED, row, View(row)
     if fields := clashes(saw, mine, row.values):
-        return Outcome.CONFLICT, row, View(view.row, view.seen, Clash(fields, saw, mine, row))
+        return Outcome.CONFLICT, row, View(view.row, view.seen, Clash(fields, saw, dict(mine), row))
     values = merged(saw, mine, row.values)
     if values == row.values:
         return Outcome.UNCHANGED, row, View(row)
-    row = written(row, values, txn)
+    row = written(row, values, writer)
     return Outcome.MERGED, row, View(row)
 
 
@@ -199,7 +208,7 @@ class Model:
 
     def begin(self) -> None:
         """Open a transaction."""
-        self.txn = Transaction(next(_numbers))
+        self.txn = Transaction(number())
 
     def row(self, key: str, *, inside: bool) -> Row:
         """Return a record as it is committed, or as the transaction has it."""

@@ -39,10 +39,11 @@ def test_root_help_lists_every_command_in_one_line() -> None:
         env={"COLUMNS": "80", "PATH": "/usr/bin:/bin"},
     ).stdout.splitlines()
     for name, command in cli_reference.commands():
-        line = next(
-            each for each in shown if each.startswith(f"  {name.removeprefix('keepline ')} ")
-        )
-        assert line.endswith((command.help or "").strip().splitlines()[0])
+        words = name.split()[1:]
+        # Of a group within a group, such as `records types`, the group itself is listed.
+        line = next(each for each in shown if each.startswith(f"  {' '.join(words[:2])} "))
+        if len(words) < 3:
+            assert line.endswith((command.help or "").strip().splitlines()[0])
 
 
 HEAVY = ("sqlalchemy", "numpy", "pyarrow", "duckdb", "pandas", "fastapi", "typer", "psutil")

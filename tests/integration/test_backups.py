@@ -1,6 +1,9 @@
 """Backups: one state while others write, whole or not there; a restore writes over nothing."""
 
+import contextlib
+import hashlib
 import json
+import sqlite3
 import threading
 import tomllib
 import zipfile
@@ -37,7 +40,7 @@ def _rewrite(file: Path, name: str, change: bytes) -> None:
 
 
 def test_a_backup_is_one_state_while_others_write(instance: Instance, tmp_path: Path) -> None:
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
     def write() -> None:
         count = 0
@@ -49,9 +52,11 @@ def test_a_backup_is_one_state_while_others_write(instance: Instance, tmp_path: 
                         sa.text("UPDATE rec_visit SET note = :n WHERE record_key = :k"),
                         {"n": str(count), "k": key},
                     )
+            begun.set()
 
     writer = threading.Thread(target=write)
     writer.start()
+    begun.wait(60)
     try:
         for number in range(3):
             backups.backup(instance, tmp_path / f"{number}.zip")
@@ -157,6 +162,66 @@ def test_an_erasure_of_another_life_erases_nobody_else(instance: Instance, tmp_p
     made = backups.restore(tmp_path / "b.zip", tmp_path / "there", erasures=listed)
     assert made.erased_again == []
     assert "is not this instance's" in made.warnings[0]
+
+
+def _hostile(file: Path, settings: bytes, **members: bytes) -> None:
+    """Put settings and members into a backup, with the checksums that it needs."""
+    with zipfile.ZipFile(file) as archive:
+        about = json.loads(archive.read("manifest.json"))
+    for name, data in {"keepline.toml": settings, **members}.items():
+        _rewrite(file, name, data)
+        said = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        about["members"][name] = said
+    _rewrite(file, "manifest.json", json.dumps(about).encode())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '[capture]\npath = "{victim}"',
+        '[capture.spool]\npath = "../escaped.txt"',
+        '[store]\nurl = "sqlite:///../escaped.txt"',
+        '[store]\nurl = "sqlite:///{victim}"',
+        '[store]\nurl = "sqlite:///file:../escaped.txt?uri=true"',
+        '[capture]\npath = "keepline.db-wal"',
+        '[capture]\npath = "erasures.jsonl"',
+    ],
+)
+def test_a_backup_writes_within_its_folder_alone(
+    instance: Instance, tmp_path: Path, settings: str
+) -> None:
+    file, victim = tmp_path / "b.zip", tmp_path / "victim.txt"
+    backups.backup(instance, file)
+    victim.write_text("mine")
+    text = settings.format(victim=victim).encode()
+    _hostile(file, text, **{"capture.db": b"evil", "spool.db": b"evil"})
+    with pytest.raises(InstanceError, match="not one that keepline wrote"):
+        backups.restore(file, tmp_path / "there")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "escaped.txt").exists()
+    assert not (tmp_path / "there").exists()
+
+
+def test_settings_that_are_too_large_are_not_read(instance: Instance, tmp_path: Path) -> None:
+    file = tmp_path / "b.zip"
+    backups.backup(instance, file)
+    _hostile(file, b"#" * (5 << 20))
+    with pytest.raises(InstanceError, match="too large"):
+        backups.restore(file, tmp_path / "there")
+
+
+def test_a_spool_elsewhere_is_restored_into_the_folder(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "here", tmp_path / "elsewhere"
+    outside.mkdir()
+    init_instance(folder).close()
+    with (folder / "keepline.toml").open("a") as out:
+        out.write(f'\n[capture.spool]\npath = "{outside / "keepline.db"}"\n')
+    with contextlib.closing(sqlite3.connect(outside / "keepline.db")) as made:
+        made.execute("CREATE TABLE held (x)")
+    with open_instance(folder) as here:
+        backups.backup(here, tmp_path / "b.zip")
+    backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    assert (tmp_path / "there" / "spool.db").is_file()
 
 
 def test_a_restored_store_has_its_triggers(instance: Instance, tmp_path: Path) -> None:

@@ -54,9 +54,10 @@ def test_modules_hold_the_suite(store, tmp_path, make, who):
 def test_answers_are_those_of_sqlite(store, tmp_path, make, who):
     other = Store(f"sqlite:///{tmp_path / 'keepline.db'}")
     fill(other)
-    random = {"row_born", "row_rev"}
+    own = {"row_born", "row_rev"}  # random, or the time of the writing
     for info in make(store).tables(who):
-        names = tuple(column.name for column in info.columns if column.name not in random)
+        written = own | ({"created_at", "changed_at"} if info.name == "index" else set())
+        names = tuple(column.name for column in info.columns if column.name not in written)
         scan = Scan(info.name, names, who)
         rows = [row for batch in make(store).scan(scan) for row in batch]
         assert rows == [row for batch in make(other).scan(scan) for row in batch]

@@ -6,6 +6,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keepline.errors import RecordError, RecordNotFoundError
-from keepline.model import Principal
-from keepline.records import Outcome, business_class, put_record
+from keepline.errors import InvalidRecordError, RecordError, RecordNotFoundError
+from keepline.model import Field, FieldGroup, Principal, RecordType
+from keepline.records import Outcome, apply_type, business_class, put_record
 from keepline.records.bundles import Bundle, checkout
 from keepline.records.checkins import CheckInReport, checkin
 from keepline.records.proposals import proposals
@@ -314,3 +315,108 @@ def test_disjoint_edits_come_to_the_same_in_any_order(
         final = values(instance, key)
         assert {name: final[name] for name in START} == {**START, **edit}
         assert waiting(instance, key) == []
+
+
+DOSED = RecordType(
+    "dosed",
+    (Field("dose", "real"), Field("unit"), Field("note")),
+    groups=(FieldGroup("amount", ("dose", "unit")),),
+)
+
+
+@pytest.fixture
+def dosed(instance: StoreInstance) -> StoreInstance:
+    """An instance with a record of 5 mg."""
+    apply_type(instance.store, DOSED, ANN)
+    with instance.store.write(ANN) as connection:
+        put_record(connection, DOSED, "a", {"dose": 5.0, "unit": "mg"})
+    return instance
+
+
+def amount(instance: StoreInstance) -> tuple[Any, Any]:
+    obj = business_class(DOSED)("a", instance=instance)
+    return obj["dose"], obj["unit"]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_fields_that_belong_together_are_written_together_or_wait(
+    dosed: StoreInstance, hidden: bool
+) -> None:
+    bundle = checkout(DOSED, instance=dosed)
+    bundle.records["a"].values.update(dose=7.0, note="more")
+    if hidden:  # nobody has to leave the other field in the file
+        bundle.records["a"].values.pop("unit")
+        bundle.records["a"].base = {"dose": 5.0, "note": None}
+    obj = business_class(DOSED)("a", instance=dosed, principal=ANN)
+    obj["unit"] = "g"
+    assert obj.save()
+    (record,) = checkin(bundle, DOSED, instance=dosed, principal=BEN).records
+    assert (record.outcome, record.written) == (Outcome.CONFLICT, ("note",))
+    assert amount(dosed) == (5.0, "g")
+    assert sorted(waiting(dosed)) == [("dose", 7.0), ("unit", "mg")]
+
+
+def test_a_new_records_field_does_not_join_what_stands_there(dosed: StoreInstance) -> None:
+    obj = business_class(DOSED)("a", instance=dosed)
+    obj["dose"] = None
+    assert obj.save()
+    bundle = checkout(DOSED, [], instance=dosed)
+    bundle.add("a", {"dose": 7.0})
+    (record,) = checkin(bundle, DOSED, instance=dosed).records
+    assert record.proposed == ("dose",)
+    assert amount(dosed) == (None, "mg")
+
+
+def test_a_base_that_the_history_does_not_have_is_refused(instance: StoreInstance) -> None:
+    put(instance, "a")
+    bundle = edited(instance, "a", label="typed")
+    record = bundle.records["a"]
+    change(instance, label="theirs")
+    record.revision, record.base = 77, {**(record.base or {}), "label": "theirs"}
+    (found,) = back(instance, bundle).records
+    assert (found.outcome, found.kept) == (Outcome.INVALID, False)
+    assert "not in the history" in found.message
+    assert values(instance)["label"] == "theirs"
+
+
+def test_a_new_record_from_elsewhere_changes_none_that_is_there(instance: StoreInstance) -> None:
+    put(instance, "a")
+    bundle = out(instance, "a")
+    bundle.records.clear()
+    bundle.add("a", {"label": "first", "kind": "blood"})
+    bundle.add("new", {"label": "new"})
+    bundle.epoch = "another"
+    found = {each.key: each for each in back(instance, bundle).records}
+    assert (found["a"].outcome, found["a"].proposed) == (Outcome.REPLACED, ("kind",))
+    assert found["new"].outcome is Outcome.SAVED
+    assert values(instance)["kind"] is None
+    assert waiting(instance) == [("kind", "blood")]
+
+
+def test_a_time_that_utc_cannot_say_refuses_its_record_alone(instance: StoreInstance) -> None:
+    put(instance, "a", "b")
+    bundle = out(instance)
+    bundle.records["a"].values["taken"] = "0001-01-01T00:00:00+14:00"
+    bundle.records["b"].values["taken"] = "0001-01-01T00:00:00Z"
+    found = {each.key: each for each in back(instance, bundle).records}
+    assert found["a"].outcome is Outcome.INVALID
+    assert "1 to 9999" in found["a"].message
+    assert values(instance, "b")["taken"].year == 1
+    obj = business_class(SPECIMEN)("a", instance=instance)
+    with pytest.raises(InvalidRecordError, match="1 to 9999"):
+        obj["taken"] = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))
+    assert obj.save_payload().outcome is Outcome.UNCHANGED
+
+
+def test_a_proposal_that_a_group_cannot_see_hides_no_other(instance: StoreInstance) -> None:
+    put(instance, "a", group="red")
+    one, two = edited(instance, "a", label="typed"), edited(instance, "a", label="typed")
+    change(instance, label="theirs")
+    back(instance, one)
+    with instance.store.write(ANN) as connection:
+        connection.exec_driver_sql("UPDATE rec_specimen SET group_name = 'blue'")
+    blue = Principal("cay", groups=frozenset({"blue"}))
+    (record,) = back(instance, two, blue).records
+    assert record.proposed == ("label",)
+    (seen,) = proposals(instance=instance, principal=blue)
+    assert (seen.field, seen.mine) == ("label", "typed")

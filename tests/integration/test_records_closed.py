@@ -1,7 +1,6 @@
 """What comes in from files for records that are closed, or that change for a reason only."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from keepline.records import Outcome, apply_type, business_class, checkin, check
 from keepline.records.bundles import Bundle
 from keepline.records.checkins import CheckInReport
 from keepline.records.importing import ImportOptions, ImportReport, import_csv
+from keepline.records.outcomes import FINALISED, REASON_NEEDED
 from keepline.records.proposals import proposals, take
 from keepline.records.revisions import history
 from tests.stores import ANN, BEN, StoreInstance
@@ -32,7 +32,7 @@ def imported(
 ) -> ImportReport:
     path = instance.folder / "in.csv"
     path.write_text(text)
-    given = ImportOptions(rejects=Path(f"{path}.{len(text)}.rejects"), **options)
+    given = ImportOptions(**options)
     return import_csv(path, declared, options=given, instance=instance, principal=ANN)
 
 
@@ -64,7 +64,7 @@ def test_an_import_rejects_rows_for_finalised_records_alone(instance: StoreInsta
     later = ROWS.replace("1\n", "7\n").replace("2\n", "8\n")
     report = imported(instance, CLOSED, later)
     assert (report.updated, report.rejected) == (1, 1)
-    assert report.rejects == [(2, "the record is finalised")]
+    assert report.rejects == [(2, FINALISED)]
     assert values(instance, CLOSED) == {"note": "first", "pieces": 1}
     assert values(instance, CLOSED, "b")["pieces"] == 8
     assert business_class(CLOSED)("a", instance=instance).reopen(None)
@@ -77,7 +77,7 @@ def test_a_check_in_leaves_finalised_records_and_is_tried_again(instance: StoreI
     bundle = edited(instance, CLOSED, "a", pieces=7)
     finalise(instance)
     (refused,) = back(instance, CLOSED, bundle).refused
-    assert (refused.outcome, refused.message) == (Outcome.FORBIDDEN, "the record is finalised")
+    assert (refused.outcome, refused.message) == (Outcome.FORBIDDEN, FINALISED)
     assert values(instance, CLOSED)["pieces"] == 1
     assert proposals(instance=instance) == []
     assert business_class(CLOSED)("a", instance=instance).reopen(None)
@@ -110,7 +110,7 @@ def test_an_import_needs_a_reason_to_change_and_none_to_add(instance: StoreInsta
     later = ROWS.replace("1\n", "7\n") + "c,third,3\n"
     report = imported(instance, REASONED, later)
     assert (report.inserted, report.unchanged, report.rejected) == (1, 1, 1)
-    assert report.rejects == [(2, "a reason is required")]
+    assert report.rejects == [(2, REASON_NEEDED)]
     assert values(instance, REASONED)["pieces"] == 1
     report = imported(instance, REASONED, later, reason="counted again")
     assert (report.updated, report.rejected) == (1, 0)
@@ -125,7 +125,7 @@ def test_a_check_in_needs_a_reason(instance: StoreInstance, delete: bool) -> Non
     bundle = edited(instance, REASONED, "a", **({} if delete else {"pieces": 7}))
     bundle.records["a"].delete = delete
     (refused,) = back(instance, REASONED, bundle).refused
-    assert (refused.outcome, refused.message) == (Outcome.INVALID, "a reason is required")
+    assert (refused.outcome, refused.message) == (Outcome.INVALID, REASON_NEEDED)
     assert values(instance, REASONED)["pieces"] == 1
     report = back(instance, REASONED, bundle, reason="as measured")
     assert report.refused == []
@@ -142,7 +142,7 @@ def test_a_proposal_is_taken_with_a_reason_only(instance: StoreInstance) -> None
     assert obj.save("read again")
     back(instance, REASONED, bundle)
     (waiting,) = proposals(instance=instance)
-    with pytest.raises(InvalidRecordError, match="a reason is required"):
+    with pytest.raises(InvalidRecordError, match=REASON_NEEDED):
         take([waiting.id], instance=instance, principal=ANN)
     take([waiting.id], reason="ann is right", instance=instance, principal=ANN)
     assert values(instance, REASONED)["note"] == "mine"

@@ -12,7 +12,7 @@ from keepline.errors import (
     RecordNotFoundError,
     UnknownFieldError,
 )
-from keepline.model import Field, Principal, RecordType
+from keepline.model import Field, FieldGroup, Principal, RecordType
 from keepline.records import CompositeObject, Outcome, Part, apply_type, business_class, put_record
 from keepline.records.types import table_of
 from keepline.store import Store
@@ -234,3 +234,46 @@ def test_something_selectable_is_a_view_too(kept: StoreInstance) -> None:
     obj["shelf"] = 4
     assert obj.save_payload()
     assert rows(kept.store)[0] == 4
+
+
+DOSED = RecordType(
+    "dosed",
+    (Field("dose", "real"), Field("unit"), Field("note")),
+    groups=(FieldGroup("amount", ("dose", "unit")),),
+)
+
+
+class Doses(CompositeObject):
+    """A view that shows a dose without its unit."""
+
+    _source = "doses"
+    _key = "record_key"
+    _parts = (Part("dosed", "dosed", "record_key", "row_born", "row_rev", {"dose": "dose"}),)
+
+
+def test_a_field_that_belongs_to_a_hidden_one_does_not_join_what_others_made_of_it(
+    instance: StoreInstance,
+) -> None:
+    apply_type(instance.store, DOSED, ANN)
+    with instance.store.write(ANN) as connection:
+        put_record(connection, DOSED, "a", {"dose": 5.0, "unit": "mg"})
+        connection.exec_driver_sql(
+            "CREATE VIEW doses AS SELECT record_key, row_born, row_rev, dose FROM rec_dosed"
+        )
+    mine, theirs = Doses("a", instance=instance), business_class(DOSED)("a", instance=instance)
+    mine["dose"], theirs["note"] = 6.0, "watch"
+    assert theirs.save()
+    assert mine.save_payload().outcome is Outcome.MERGED
+    assert "unit" not in mine
+    theirs.refetch_payload()
+    mine["dose"], theirs["unit"] = 7.0, "g"
+    assert theirs.save()
+    result = mine.save_payload()
+    assert result.outcome is Outcome.CONFLICT
+    assert result.conflict is not None
+    assert result.conflict.conflicting == ("dose", "unit")
+    theirs.refetch_payload()
+    assert (theirs["dose"], theirs["unit"]) == (6.0, "g")
+    mine.refetch_payload(ignore_changes=True)
+    mine["dose"] = 8.0
+    assert mine.save_payload().outcome is Outcome.SAVED

@@ -45,7 +45,7 @@ from keepline.records.proposals import proposals
 from keepline.store.tables.declared import record_tables
 from keepline.store.tables.records import change_feed, record_history
 from tests import editors
-from tests.editors import EDITED, FIELDS, UNITS, Model, Row, View
+from tests.editors import EDITED, FIELDS, UNITS, Model, Row, View, Writer
 from tests.stores import ANN, BEN, StoreInstance
 
 Edited = business_class(EDITED)
@@ -66,7 +66,10 @@ VALUES = {
     "unit": st.sampled_from(["g", "mg", "kg"]),
     "extra": st.builds(lambda n: {"n": n}, st.integers(0, 3)),
 }
-CHANGES = st.sampled_from(FIELDS).flatmap(lambda name: st.tuples(st.just(name), VALUES[name]))
+CHANGES = st.sampled_from((*FIELDS, "dose", "unit")).flatmap(
+    lambda name: st.tuples(st.just(name), VALUES[name])
+)
+CHOICES = st.sampled_from(["base", "mine", "theirs"])
 KEYS = st.integers(0, 1)
 PLACES = st.integers(0, MOST - 1)
 Changes = list[tuple[str, Any]]
@@ -79,6 +82,7 @@ class Editor:
     """An object that somebody holds, and what the model knows of it."""
 
     obj: BusinessObject
+    who: Principal
     view: View
     mine: dict[str, Any]
 
@@ -128,15 +132,16 @@ class Editors(RuleBasedStateMachine):
         self.model.txn.locked.update(keys)
         return self.connection
 
-    def txn(self, inside: bool) -> int:
-        return self.model.txn.id if inside and self.model.txn else next(editors._numbers)
+    def writer(self, inside: bool, who: Principal | None) -> Writer:
+        txn = self.model.txn.id if inside and self.model.txn else editors.number()
+        return txn, who and who.name
 
-    def raw_txn(self, inside: bool) -> int | None:
+    def raw_writer(self, inside: bool) -> Writer:
         """SQLite cannot tell the transactions apart of those who go around the library."""
-        return self.txn(inside) if self.store.dialect != "sqlite" or self.known(inside) else None
-
-    def known(self, inside: bool) -> bool:
-        return inside and self.announced
+        announced = inside and self.announced
+        if self.store.dialect == "sqlite" and not announced:
+            return None
+        return self.writer(inside, BEN if announced else None)
 
     @contextmanager
     def raw(self, inside: bool, *keys: str) -> Iterator[sa.Connection]:
@@ -194,7 +199,7 @@ class Editors(RuleBasedStateMachine):
                 Edited(name, connection=connection, **about)
             return
         obj = Edited(name, connection=connection, **about)
-        self.hold(Editor(obj, View(row), dict(row.values)))
+        self.hold(Editor(obj, who, View(row), dict(row.values)))
 
     @rule(place=PLACES, changes=st.lists(CHANGES, min_size=1, max_size=3))
     def type_in(self, place: int, changes: Changes) -> None:
@@ -219,16 +224,15 @@ class Editors(RuleBasedStateMachine):
     def _save(self, editor: Editor, wish: bool) -> None:
         key = editor.key
         inside = self.inside(key, wish)
-        outcome = self._predict(editor, inside)
+        outcome = self._predict(editor, inside, self.writer(inside, editor.who))
         result = editor.obj.save_payload(connection=self.joined(inside, key))
         assert result.outcome is outcome
         self._compare(editor, result.conflict)
 
-    def _predict(self, editor: Editor, inside: bool, txn: int | None = None) -> Outcome:
+    def _predict(self, editor: Editor, inside: bool, writer: Writer) -> Outcome:
         """Take a save into the model; by law first, whatever the rules of merging."""
         before = self.model.row(editor.key, inside=inside)
-        txn = self.txn(inside) if txn is None else txn
-        outcome, after, view = editors.saved(editor.view, editor.mine, before, txn)
+        outcome, after, view = editors.saved(editor.view, editor.mine, before, writer)
         if outcome and view is not editor.view:
             assert after.values is not None
             assert not list(editors.overwritten(editor.view, before, after.values))
@@ -265,12 +269,34 @@ class Editors(RuleBasedStateMachine):
         self._type(editor, mine)
         self._save(editor, wish)
 
-    @rule(place=PLACES, which=st.integers(0, 5), choice=st.sampled_from(["base", "mine", "theirs"]))
+    @precondition(lambda self: self.clashing())
+    @rule(place=PLACES, which=PLACES, choice=CHOICES)
     def resolve(self, place: int, which: int, choice: Any) -> None:
-        editor = self.editor(place)
-        if editor is None or (clash := editor.view.clash) is None:
-            return
-        name = sorted(clash.fields)[which % len(clash.fields)]
+        found = self.clashing()
+        editor = found[place % len(found)]
+        assert editor.view.clash is not None
+        names = sorted(editor.view.clash.fields)
+        self._resolve(editor, names[which % len(names)], choice)
+
+    @precondition(lambda self: self.clashing())
+    @rule(place=PLACES, mine=st.lists(CHANGES, max_size=2), choice=CHOICES, wish=st.booleans())
+    def resolve_and_save(self, place: int, mine: Changes, choice: Any, wish: bool) -> None:
+        """Have an editor type on after a conflict, decide all of it, and save."""
+        found = self.clashing()
+        editor = found[place % len(found)]
+        assert editor.view.clash is not None
+        self._type(editor, mine)
+        for name in sorted(editor.view.clash.fields):
+            if editor.view.clash is not None:
+                self._resolve(editor, name, choice)
+        self._save(editor, wish)
+
+    def clashing(self) -> list[Editor]:
+        return [each for each in self.editors if each.view.clash is not None]
+
+    def _resolve(self, editor: Editor, name: str, choice: Any) -> None:
+        clash = editor.view.clash
+        assert clash is not None
         assert clash.theirs.values is not None
         sides = {"base": clash.saw, "mine": clash.mine, "theirs": clash.theirs.values}
         editor.obj.resolve(name, choice=choice)
@@ -311,6 +337,7 @@ class Editors(RuleBasedStateMachine):
             assert editor.obj.delete(connection=connection) is True
             self.model.put(key, editors.gone(row), inside=inside)
 
+    @precondition(lambda self: any(row.values is None for row in self.model.rows.values()))
     @rule(key=KEYS, who=WHO, wish=st.booleans())
     def create(self, key: int, who: Principal, wish: bool) -> None:
         name = self.key(key)
@@ -323,9 +350,9 @@ class Editors(RuleBasedStateMachine):
             key, START,
             instance=self.instance, principal=who, connection=self.joined(inside, key),
         )  # fmt: skip
-        row = editors.made(self.model.row(key, inside=inside), START, self.txn(inside))
+        row = editors.made(self.model.row(key, inside=inside), START, self.writer(inside, who))
         self.model.put(key, row, inside=inside)
-        self.hold(Editor(obj, View(row), dict(START)))
+        self.hold(Editor(obj, who, View(row), dict(START)))
 
     @rule(places=st.lists(PLACES, min_size=1, max_size=4), atomic=st.booleans(), wish=st.booleans())
     def save_many(self, places: list[int], atomic: bool, wish: bool) -> None:
@@ -334,11 +361,11 @@ class Editors(RuleBasedStateMachine):
             return
         keys = {editor.key for editor in chosen}
         inside = any(self.inside(key, wish) for key in keys)
-        txn = self.txn(inside)
+        writer = self.writer(inside, ANN)
         model, undos = self.model, len(self.undos)
         rows = {key: model.row(key, inside=inside) for key in keys}
         before = [(editor, editor.view, dict(editor.mine)) for editor in chosen]
-        outcomes = [self._predict(editor, inside, txn) for editor in chosen]
+        outcomes = [self._predict(editor, inside, writer) for editor in chosen]
         if atomic and not all(outcomes):
             del self.undos[undos:]
             for key in keys:
@@ -382,7 +409,7 @@ class Editors(RuleBasedStateMachine):
     def _rewrite(self, key: str, inside: bool, changes: dict[str, Any]) -> None:
         row = self.model.row(key, inside=inside)
         if row.values is not None:
-            row = editors.written(row, {**row.values, **changes}, self.raw_txn(inside))
+            row = editors.written(row, {**row.values, **changes}, self.raw_writer(inside))
             self.model.put(key, row, inside=inside)
 
     @rule(key=KEYS, again=st.booleans(), wish=st.booleans())
@@ -395,7 +422,7 @@ class Editors(RuleBasedStateMachine):
                 row = editors.gone(row)
             if again:
                 connection.execute(sa.insert(PARENT).values(record_key=name, **START))
-                row = editors.made(row, START, self.raw_txn(inside))
+                row = editors.made(row, START, self.raw_writer(inside))
         self.model.put(name, row, inside=inside)
 
     @rule(key=KEYS, part=st.sampled_from("pq"), amount=st.integers(0, 2), wish=st.booleans())
@@ -416,7 +443,7 @@ class Editors(RuleBasedStateMachine):
             else:
                 values = {"record_key": name, "part": part, "amount": amount}
                 connection.execute(sa.insert(CHILD).values(values))
-        row = editors.written(row, row.values, self.raw_txn(inside), parts)
+        row = editors.written(row, row.values, self.raw_writer(inside), parts)
         self.model.put(name, row, inside=inside)
 
     # Transactions of a caller
@@ -454,6 +481,17 @@ class Editors(RuleBasedStateMachine):
             savepoint.rollback()
             self.model.txn.rows = rows
             self.undo(undos)
+
+    @precondition(lambda self: self.model.txn is not None)
+    @rule(place=PLACES, mine=st.lists(CHANGES, min_size=1, max_size=2), key=KEYS, change=CHANGES)
+    def try_out(self, place: int, mine: Changes, key: int, change: tuple[str, Any]) -> None:
+        """Save in a savepoint, and take it back."""
+        if (editor := self.editor(place)) is not None:
+            self._type(editor, mine)
+            self.savepoint()
+            self._save(editor, True)
+            self.raw_update(key, change, True)
+            self.end_savepoint(False)
 
     @precondition(lambda self: self.model.txn is not None)
     @rule(how=st.sampled_from(["commit", "commit", "rollback", "close", "crash"]))
@@ -507,17 +545,19 @@ class Editors(RuleBasedStateMachine):
         for _ in range(times):
             bundle = Bundle.from_json(json.loads(json.dumps(taken.bundle.to_json())))
             checkin(bundle, EDITED, instance=self.instance, principal=BEN)
-            txn = next(editors._numbers)
+            writer = self.writer(False, BEN)
             for key, record in taken.bundle.records.items():
                 assert taken.rows[key].values is not None
                 edits = {n: v for n, v in record.values.items() if v != taken.rows[key].values[n]}
                 brought = (key, json.dumps([record.values, record.delete]))
                 if brought in taken.brought or not (edits or record.delete):
                     continue
-                if self._land(key, taken.rows[key], edits, record.delete, txn):
+                if self._land(key, taken.rows[key], edits, record.delete, writer):
                     taken.brought.add(brought)
 
-    def _land(self, key: str, base: Row, edits: dict[str, Any], delete: bool, txn: int) -> bool:
+    def _land(
+        self, key: str, base: Row, edits: dict[str, Any], delete: bool, writer: Writer
+    ) -> bool:
         """Take one record of a bundle into the model; return whether it is settled."""
         row = self.model.rows[key]
         assert base.values is not None
@@ -530,7 +570,8 @@ class Editors(RuleBasedStateMachine):
             return False
         mine = {**base.values, **edits}
         if row.values is None or row.born != base.born:
-            self._propose(key, edits)
+            there = row.values or {}
+            self._propose(key, {n: v for n, v in edits.items() if there.get(n) != v})
             return True
         clash = editors.clashes(base.values, mine, row.values)
         open_units = [unit for unit in UNITS if not clash.intersection(unit)]
@@ -538,7 +579,7 @@ class Editors(RuleBasedStateMachine):
         both = editors.merged(base.values, mine, row.values)
         values.update((name, both[name]) for unit in open_units for name in unit)
         if values != row.values:
-            self.model.rows[key] = editors.written(row, values, txn)
+            self.model.rows[key] = editors.written(row, values, writer)
         self._propose(key, {name: mine[name] for name in clash})
         return True
 
@@ -663,6 +704,86 @@ def edited(instance: StoreInstance) -> StoreInstance:
 @pytest.mark.timeout(600)
 def test_no_edit_is_lost_and_no_conflict_is_false(edited: StoreInstance) -> None:
     run(edited, 40 if edited.store.dialect == "sqlite" else 10, 40)
+
+
+# What the machine found, and what it finds only now and then.
+
+
+@pytest.fixture
+def one(edited: StoreInstance) -> StoreInstance:
+    Edited.create("k", START, instance=edited)
+    return edited
+
+
+def opened(instance: StoreInstance, **changes: Any) -> BusinessObject:
+    obj = Edited("k", instance=instance, principal=ANN)
+    for name, value in changes.items():
+        obj[name] = value
+    return obj
+
+
+def test_what_is_typed_during_a_conflict_stands_against_theirs(one: StoreInstance) -> None:
+    mine = opened(one, title="mine")
+    assert opened(one, title="theirs", note="theirs").save()
+    assert mine.save_payload().conflict is not None
+    mine["note"] = "mine"
+    mine.resolve("title", choice="mine")
+    with pytest.raises(ConflictError) as caught:
+        mine.save()
+    assert caught.value.conflict.conflicting == ("note",)
+    mine.resolve("note", choice="theirs")
+    assert mine.save() is Outcome.SAVED
+    after = opened(one)
+    assert (after["title"], after["note"]) == ("mine", "theirs")
+
+
+def test_a_decision_is_made_anew_when_theirs_changes_again(one: StoreInstance) -> None:
+    mine = opened(one, title="mine", note="mine")
+    assert opened(one, title="theirs", note="theirs").save()
+    assert mine.save_payload().conflict is not None
+    mine.resolve("title", choice="mine")
+    assert opened(one, title="later").save()
+    assert mine.save_payload().conflict is not None
+    mine.resolve("note", choice="mine")
+    with pytest.raises(ConflictError) as caught:
+        mine.save()
+    assert caught.value.conflict.conflicting == ("title",)
+    assert opened(one)["title"] == "later"
+
+
+def test_what_both_agreed_on_in_a_group_is_no_conflict_again(one: StoreInstance) -> None:
+    mine = opened(one, dose=5.0, unit="mg")
+    assert opened(one, dose=6.0, unit="mg").save()
+    assert mine.save_payload().conflict is not None
+    mine.resolve("dose", choice="mine")
+    assert mine.save() is Outcome.SAVED
+    after = opened(one)
+    assert (after["dose"], after["unit"]) == (5.0, "mg")
+
+
+def test_a_rollback_leaves_nothing_of_what_was_taken_over(one: StoreInstance) -> None:
+    mine = opened(one, title="mine")
+    engine = one.store.engine.execution_options(keepline_write=True)
+    with engine.connect() as connection:
+        assert mine.save(connection=connection)
+        connection.execute(sa.update(PARENT).values(count=7, note="never there"))
+        mine["count"] = 5
+        assert mine.save_payload(connection=connection).conflict is not None
+        mine.resolve("count", choice="mine")
+        connection.rollback()
+    assert mine.changed_fields == ("title", "count")
+    assert mine["note"] == "a"
+
+
+def test_a_bundle_does_not_mix_the_sides_of_a_group(one: StoreInstance) -> None:
+    bundle = checkout(EDITED, ["k"], instance=one, principal=ANN)
+    bundle.records["k"].values["dose"] = 9.0
+    assert opened(one, unit="mg").save()
+    checkin(bundle, EDITED, instance=one, principal=BEN)
+    after = opened(one)
+    assert (after["dose"], after["unit"]) == (1.0, "mg")
+    waiting = {each.field: each.mine for each in proposals(key="k", instance=one)}
+    assert waiting == {"dose": 9.0, "unit": "g"}
 
 
 @pytest.mark.soak

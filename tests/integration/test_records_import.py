@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keepline.errors import ForbiddenError, RecordError
-from keepline.model import Field, Principal, RecordImage, RecordType
-from keepline.records import apply_type, business_class
+from keepline.errors import ForbiddenError, InvalidRecordError, RecordError
+from keepline.model import Field, FieldGroup, Principal, RecordImage, RecordType
+from keepline.records import Outcome, apply_type, business_class
+from keepline.records.checks import adopt_all
 from keepline.records.csv_rows import CsvForm, CsvRows, GoodRow
 from keepline.records.importing import ImportOptions, ImportReport, import_csv
 from keepline.records.proposals import drop, proposals, take
@@ -350,3 +351,52 @@ def test_every_row_is_good_or_rejected_and_none_is_lost(
     assert whole.replace(b"\r", b"").replace(b"\n", b"") == kept.replace(b"\r", b"").replace(
         b"\n", b""
     )
+
+
+def test_only_imports_give_the_reason_that_imports_are_known_by(instance: StoreInstance) -> None:
+    report = imported(instance, GOOD)
+    forged = f"import sha256:{report.digest} in.csv"
+    obj = business_class(SPECIMEN)("a", instance=instance, principal=BEN)
+    obj["label"] = "typed"
+    result = obj.save_payload(reason=forged)
+    assert (result.outcome, result.constraint) == (Outcome.INVALID, "reason")
+    with pytest.raises(InvalidRecordError, match="only an import's"):
+        obj.delete(reason=forged)
+    with instance.store.write(BEN) as connection:
+        assert obj.save(reason=forged, connection=connection) is Outcome.INVALID
+    with pytest.raises(RecordError, match="only an import's"):
+        take([], reason=forged, instance=instance)
+    with pytest.raises(InvalidRecordError, match="only an import's"):
+        list(adopt_all(BEN, forged, instance=instance))
+    assert obj.save(reason="seen: import sha256:") is Outcome.SAVED
+    assert counts(imported(instance, GOOD.replace("first", "second")))["overlapping"] == 1
+    assert records(instance)["a"].values["label"] == "typed"
+
+
+DOSED = RecordType(
+    "dosed",
+    (Field("dose", "real"), Field("unit")),
+    groups=(FieldGroup("amount", ("dose", "unit")),),
+)
+
+
+@pytest.mark.parametrize("first", ["record_key,dose\na,5\n", "record_key,dose,unit\na,5,mg\n"])
+def test_a_cell_does_not_join_what_people_made_of_a_field_beside(
+    instance: StoreInstance, first: str
+) -> None:
+    apply_type(instance.store, DOSED, ANN)
+    imported(instance, first, declared=DOSED)
+    obj = business_class(DOSED)("a", instance=instance, principal=BEN)
+    obj["unit"] = "g"
+    assert obj.save()
+    second = "record_key,dose\na,7\n"
+    assert counts(imported(instance, second, declared=DOSED)) == {"overlapping": 1}
+    assert records(instance, DOSED)["a"].values == {"dose": 5.0, "unit": "g"}
+    assert ("dose", 7.0) in [(each.field, each.mine) for each in proposals(instance=instance)]
+    assert counts(imported(instance, second, declared=DOSED, overwrite=True)) == {"updated": 1}
+    assert records(instance, DOSED)["a"].values == {"dose": 7.0, "unit": "g"}
+
+
+def test_a_time_that_utc_cannot_say_rejects_its_row_alone(instance: StoreInstance) -> None:
+    report = imported(instance, GOOD.replace("2024-05-01T12:00:00Z", "0001-01-01T00:00:00+14:00"))
+    assert counts(report) == {"inserted": 2, "rejected": 1}

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from keepline.errors import ConflictError, RecordError
-from keepline.records import BusinessObject, Outcome, business_class, put_record
+from keepline.records import BusinessObject, Outcome, business_class, history, put_record
 from keepline.records.joined import _ledgers
 from keepline.store import Store
 from tests.stores import ANN, BEN, SPECIMEN, StoreInstance, around
@@ -74,7 +74,7 @@ def test_a_commit_keeps_what_objects_took_for_saved(
     obj = opened()
     with joining() as connection:
         obj["label"] = "second"
-        assert obj.save(connection=connection) is Outcome.SAVED
+        assert obj.save("why", connection=connection) is Outcome.SAVED
         obj["pieces"] = 2
         assert obj.save("why", connection=connection) is Outcome.SAVED
         assert not obj.is_changed()
@@ -294,3 +294,30 @@ def test_nothing_is_left_of_a_transaction_that_ended(opened: Opener, store: Stor
     assert connection_there() is None
     assert len(_ledgers) == known
     assert store.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a QueuePool
+
+
+def test_each_writer_and_each_reason_of_a_transaction_makes_a_revision_of_its_own(
+    opened: Opener, joining: Any, instance: StoreInstance
+) -> None:
+    ann = Specimen("a", instance=instance, principal=ANN)
+    saves = [
+        (ann, 2, "counted"),
+        (ann, 3, "counted"),
+        (ann, 4, "counted again"),
+        (opened(), 5, "counted again"),
+        (ann, 6, "counted"),
+        (ann, 7, "counted"),
+    ]
+    with joining() as connection:
+        for obj, pieces, reason in saves:
+            obj.refetch_payload(connection=connection)
+            obj["pieces"] = pieces
+            assert obj.save(reason, connection=connection) is Outcome.SAVED
+    found = history(SPECIMEN, "a", instance=instance)[1:]
+    made = [(each.who, each.why, each.fields["pieces"].after) for each in found]
+    assert made == [
+        ("ann", "counted", 3),
+        ("ann", "counted again", 4),
+        ("ben", "counted again", 5),
+        ("ann", "counted", 7),
+    ]

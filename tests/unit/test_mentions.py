@@ -19,6 +19,10 @@ FORMS = {
     "latin-1": LINE.encode("latin-1"),
     "utf-16": LINE.encode("utf-16"),
     "utf-16 in a frame": b"\x01\x00\x02" + LINE.encode("utf-16-be"),
+    "utf-32": LINE.encode("utf-32"),
+    "utf-7": LINE.encode("utf-7"),
+    "EBCDIC": LINE.encode("cp500"),
+    "DOS": LINE.encode("cp437"),
     "other case": LINE.upper().encode(),
     "decomposed": unicodedata.normalize("NFD", LINE).encode(),
     "JSON": json.dumps({"id": NAME}).encode(),
@@ -54,6 +58,19 @@ def test_a_short_identifier_is_not_found_by_chance_in_encoded_bytes() -> None:
 def test_a_key_names_a_subject_also_within_a_word() -> None:
     assert Mentions("p-7").within("visitP-70")
     assert not Mentions("p-7").within("visit 8")
+
+
+def test_a_quote_is_found_as_a_csv_file_doubles_it() -> None:
+    name = 'O"Brien-77'
+    for encoding in ("utf-8", "cp500", "utf-32"):
+        assert Mentions(name).in_bytes('a,"O""Brien-77",1'.encode(encoding))
+    assert not Mentions(name).in_bytes(b'a,"O""Brien-778",1')
+
+
+def test_of_no_identifier_nothing_is_a_mention() -> None:
+    assert not Mentions(None).in_text("")
+    assert not Mentions(None).in_bytes(b"+x")
+    assert not Mentions(None).within("x")
 
 
 def test_nothing_shows_the_identifier() -> None:

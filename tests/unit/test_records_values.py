@@ -58,6 +58,8 @@ def test_a_fitting_value_is_kept(type_: Any, value: Any, kept: Any) -> None:
         ("real", 10**400, "beyond"),
         ("boolean", 1, "takes boolean"),
         ("datetime", NOON.replace(tzinfo=None), "time zone"),
+        ("datetime", datetime.fromisoformat("0001-01-01T00:00:00+14:00"), "1 to 9999"),
+        ("datetime", datetime.fromisoformat("9999-12-31T23:00:00-02:00"), "1 to 9999"),
         ("datetime", "2024-05-01T12:00Z", "takes datetime"),
         ("datetime", NOON.date(), "takes datetime"),
         ("date", NOON, "takes date, not datetime"),

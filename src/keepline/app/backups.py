@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,9 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 #: What stands in a folder into which a backup is restored.
 _MAY_STAND = frozenset({subjects.ERASURES})
+
+#: What SQLite puts behind a database's name for the files beside it.
+_BESIDE = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ def backup(instance: Instance, file: Path) -> BackedUp:
 def restore(file: Path, folder: Path, *, erasures: Path | None = None) -> Restored:
     """Make an instance in `folder` of a backup; it is current afterwards no more than before.
 
-    Checksums and schema are checked before anything is written. The folder must be new, or hold
+    Checksums and schema are checked before anything is written, which is within the folder and
+    nowhere else, unless variables of the environment say so. The folder must be new, or hold
     nothing but a list of erasures; so must the database. What `erasures`, or the list in the
     folder, says was erased since is erased again. The instance begins a new epoch. Raises
     InstanceError, and then leaves no instance behind.
@@ -120,6 +124,7 @@ def restore(file: Path, folder: Path, *, erasures: Path | None = None) -> Restor
     with BackupReader(file.expanduser()) as reader:
         _check_schema(reader)
         _check_folder(folder)
+        _check_names(reader)
         reader.check()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         made: list[Path] = []
@@ -137,8 +142,8 @@ def _restore(
     reader: BackupReader, folder: Path, listed: list[Mapping[str, Any]], made: list[Path]
 ) -> Restored:
     toml = folder / config.FILE_NAME
-    made.append(toml)
     reader.extract(config.FILE_NAME, toml)
+    made.append(toml)
     instance = Instance(folder, config.load(folder))
     try:
         if instance.store.dialect != reader.about["kind"]:
@@ -166,13 +171,16 @@ def _restore_captures(reader: BackupReader, instance: Instance, made: list[Path]
     """Put live captures back, under a new epoch and with session numbers far beyond."""
     settings = instance.settings.capture
     if _SPOOL in reader and settings.spool is not None:
-        made.append(instance.folder / settings.spool.path)
-        reader.extract(_SPOOL, made[-1])
+        _extract(reader, _SPOOL, instance.folder / settings.spool.path, made)
     if _CAPTURE in reader and settings.store == "sqlite":
-        made.append(instance.folder / settings.path)
-        reader.extract(_CAPTURE, made[-1])
+        _extract(reader, _CAPTURE, instance.folder / settings.path, made)
         store = instance.capture_store
         store.renew(store.last_number + GAP)
+
+
+def _extract(reader: BackupReader, name: str, file: Path, made: list[Path]) -> None:
+    reader.extract(name, file)
+    made.append(file)  # and no earlier: what stood there is not ours to remove
 
 
 def _check(store: Store, reader: BackupReader) -> list[str]:
@@ -243,6 +251,62 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _check_names(reader: BackupReader) -> None:
+    """Raise InstanceError unless the backup's settings name files right within the folder."""
+    text = reader.text(config.FILE_NAME)
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        raise InstanceError(f"the backup's {config.FILE_NAME} is damaged") from None
+    taken = [config.FILE_NAME, subjects.ERASURES]
+    for place, value in _files(values):
+        name = _database(value) if place == "[store] url" else value
+        if not _is_plain(name) or not _apart(str(name), taken):
+            raise InstanceError(
+                f"the backup's {place} names no file of its own in the new folder; such a backup "
+                "is not one that keepline wrote"
+            )
+        taken.append(str(name))
+
+
+def _files(values: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield what the settings name as this instance's own files, and where it stands."""
+    store, capture = values.get("store"), values.get("capture")
+    url = store.get("url", "sqlite:///keepline.db") if isinstance(store, dict) else None
+    if url is None or str(url).startswith("sqlite"):
+        yield "[store] url", url or "sqlite:///keepline.db"
+    if isinstance(capture, dict):
+        yield "[capture] path", capture.get("path", _CAPTURE)
+        spool = capture.get("spool")
+        if isinstance(spool, dict):
+            yield "[capture.spool] path", spool.get("path", _SPOOL)
+
+
+def _database(url: object) -> str | None:
+    """Return the file that a SQLite URL names; None when it says anything else."""
+    try:
+        parsed = sa.make_url(str(url))
+    except (sa.exc.ArgumentError, ValueError):
+        return None
+    more = (parsed.username, parsed.password, parsed.host, parsed.port, *parsed.query)
+    return None if any(each is not None for each in more) else parsed.database
+
+
+def _is_plain(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and Path(name).name == name
+        and name.isprintable()
+        and not name.startswith((".", ":", "file:"))
+    )
+
+
+def _apart(name: str, taken: Iterable[str]) -> bool:
+    """Return whether a SQLite file of this name, and what SQLite makes beside it, are apart."""
+    own = {name.casefold() + ending for ending in _BESIDE}
+    return own.isdisjoint(each.casefold() + ending for each in taken for ending in _BESIDE)
+
+
 def _without_secrets(instance: Instance) -> str:
     """Return keepline.toml without secrets; files of the instance are within its folder."""
     file = instance.folder / config.FILE_NAME
@@ -252,12 +316,29 @@ def _without_secrets(instance: Instance) -> str:
         raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
     values = _cleared(values, instance.settings)
     capture = instance.settings.capture
+    taken = [config.FILE_NAME, subjects.ERASURES]
     if instance.store.dialect == "sqlite":
-        database = Path(instance.store.engine.url.database or "keepline.db").name
+        database = _free_name(instance.store.engine.url.database, "keepline.db", taken)
         values.setdefault("store", {})["url"] = f"sqlite:///{database}"
+    elif str(values.get("store", {}).get("url", "")).startswith("sqlite"):
+        values["store"]["url"] = "sqlite:///keepline.db"  # a variable names another database
     if capture.store == "sqlite":
-        values.setdefault("capture", {})["path"] = Path(capture.path).name
+        values.setdefault("capture", {})["path"] = _free_name(capture.path, _CAPTURE, taken)
+    else:
+        values.get("capture", {}).pop("path", None)
+    if capture.spool is not None:
+        spool = values.setdefault("capture", {}).setdefault("spool", {})
+        spool["path"] = _free_name(capture.spool.path, _SPOOL, taken)
     return _toml(values)
+
+
+def _free_name(path: str | None, usual: str, taken: list[str]) -> str:
+    """Return a file's name without its folders, or the usual one where that cannot be."""
+    wanted = Path(path or usual).name
+    names = (wanted, usual, *(f"{number}-{usual}" for number in range(len(taken) + 1)))
+    name = next(each for each in names if _is_plain(each) and _apart(each, taken))
+    taken.append(name)
+    return name
 
 
 def _cleared(values: Mapping[str, Any], settings: object) -> dict[str, Any]:

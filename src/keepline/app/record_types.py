@@ -11,7 +11,7 @@ from keepline.app.instance import Instance
 from keepline.errors import DeclarationError, UnknownRecordTypeError
 from keepline.model import Principal, RecordType
 from keepline.records.declarations import available, read
-from keepline.records.type_changes import migrate_type, plan_type
+from keepline.records.type_changes import migrate_type, plan_type, refusals
 from keepline.records.type_plan import TypePlan
 from keepline.records.types import load_types
 
@@ -93,7 +93,7 @@ def migrate_types(
 
     `wanted` are TOML files, or names of types that are available; without them those of the
     instance's folder, and those of plug-ins that are applied. A refused one does not stop the
-    others. Types that are already so are left out. Raises DeclarationError for files that
+    others. Types that are already so are left out. A dry run tells what would be refused. Raises DeclarationError for files that
     declare nothing valid, before anything is changed.
     """
     migrations = []
@@ -103,7 +103,8 @@ def migrate_types(
         if not plan.steps:
             continue
         if dry_run:
-            migrations.append(TypeMigration(plan, done=False))
+            mistakes = refusals(plan, allow_data_loss=allow_data_loss)
+            migrations.append(TypeMigration(plan, done=False, mistakes=tuple(mistakes)))
             continue
         try:
             plan = migrate_type(
@@ -114,6 +115,16 @@ def migrate_types(
         else:
             migrations.append(TypeMigration(plan, done=True))
     return migrations
+
+
+def undeclared(instance: Instance) -> list[str]:
+    """Return the applied types that nothing declares, by name: their files may be gone.
+
+    Raises DeclarationError with every mistake in the instance's declarations.
+    """
+    with instance.store.read() as connection:
+        applied = load_types(connection)
+    return sorted(applied.keys() - available(_folder(instance)).keys())
 
 
 def _wanted(instance: Instance, wanted: Sequence[str]) -> list[RecordType]:

@@ -7,18 +7,18 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from keepline.errors import RecordError, RecordNotFoundError
 from keepline.model import Principal, RecordImage, RecordKey
 from keepline.records import bundles, checkins, importing
 from keepline.records import proposals as proposed
-from keepline.records.business import business_class
+from keepline.records.business import BusinessObject, business_class
 from keepline.records.csv_rows import CsvForm
 from keepline.records.editing import Desk, edit_record
-from keepline.records.outcomes import Outcome
+from keepline.records.outcomes import Outcome, SaveResult
 from keepline.records.revisions import Differences, Revision, as_of, history
 from keepline.records.revisions import differences as differing
 from keepline.records.summaries import summarise
@@ -49,9 +49,9 @@ def record(
     declared = load_type(instance.store, record_type)
     if at is not None:
         found = as_of(declared, key, at, instance=instance, principal=me(instance))
-    else:
-        with instance.store.read() as connection:
-            found = next(fetch(connection, declared, me(instance), [key]), None)
+        return found or _not_then(revisions(instance, record_type, key), at)
+    with instance.store.read() as connection:
+        found = next(fetch(connection, declared, me(instance), [key]), None)
     if found is None:
         raise _missing(record_type, key)
     return found
@@ -170,6 +170,24 @@ def drop_proposals(instance: Instance, ids: Sequence[int]) -> None:
     proposed.drop(ids, instance=instance, principal=me(instance))
 
 
+def finalise(instance: Instance, record_type: str, key: str, reason: str | None = None) -> bool:
+    """Close a record to changes; return False when it was closed already.
+
+    Raises RecordError when the type has no such state, and for whatever refuses it.
+    """
+    return _changed(_object(instance, record_type, key).finalise(reason))
+
+
+def reopen(instance: Instance, record_type: str, key: str, reason: str) -> bool:
+    """Open a finalised record; return False when it was open. Raises as `finalise` does.
+
+    A reason is needed, whatever the type says.
+    """
+    if not reason.strip():
+        raise RecordError("a finalised record is reopened with a reason: give one with --reason")
+    return _changed(_object(instance, record_type, key).reopen(reason))
+
+
 def edit(
     instance: Instance, record_type: str, key: str, desk: Desk, reason: str | None = None
 ) -> Outcome:
@@ -177,8 +195,7 @@ def edit(
 
     Whatever goes wrong, what was typed stays in a file, which the error names.
     """
-    declared = load_type(instance.store, record_type)
-    obj = business_class(declared)(key, instance=instance, principal=me(instance))
+    obj = _object(instance, record_type, key)
     descriptor, name = tempfile.mkstemp(prefix=f"keepline-{record_type}-", suffix=".txt")
     os.close(descriptor)
     draft = Path(name)
@@ -187,10 +204,36 @@ def edit(
     except KeyboardInterrupt:
         raise RecordError(f"interrupted; what you typed is in {draft}") from None
     except Exception as error:
-        raise RecordError(f"{error}; what you typed is in {draft}") from error
+        # Whoever ends the input instead of answering raises an error without words.
+        said = str(error) or "no answer was given"
+        raise RecordError(f"{said}; what you typed is in {draft}") from error
     with suppress(OSError):
         draft.unlink()
     return outcome
+
+
+def _object(instance: Instance, record_type: str, key: str) -> BusinessObject:
+    declared = load_type(instance.store, record_type)
+    return business_class(declared)(key, instance=instance, principal=me(instance))
+
+
+def _changed(result: SaveResult) -> bool:
+    if not result:
+        raise RecordError(result.message)
+    return result.outcome is not Outcome.UNCHANGED
+
+
+def _not_then(found: Sequence[Revision], at: datetime) -> NoReturn:
+    """Say why a record that has revisions cannot be shown as it was at a time."""
+    name, first = found[0].record, found[0].at.astimezone(UTC)
+    if at < found[0].at:
+        raise RecordNotFoundError(
+            f"{name} was not there yet: it is from {first:%Y-%m-%d %H:%M:%S}Z"
+        )
+    last = max((each for each in found if each.at <= at), key=lambda each: each.number)
+    if last.op == "delete":
+        raise RecordNotFoundError(f"{name} was deleted before that")
+    raise RecordNotFoundError(f"what {name} was then was erased, or is not yours to see")
 
 
 def _missing(record_type: str, key: str) -> RecordNotFoundError:

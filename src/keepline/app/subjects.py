@@ -62,8 +62,6 @@ def find(instance: Instance, name: str, principal: Principal) -> Subject:
 
 def preview(instance: Instance, found: Subject, principal: Principal) -> Erased:
     """Return what `erase` would remove and what it cannot reach."""
-    if found.erased_at is not None:
-        return _again(found)
     result = erasing.preview(instance.store, found, parts(), principal)
     return replace(result, out_of_reach=[*result.out_of_reach, *_outside(instance)])
 
@@ -71,15 +69,14 @@ def preview(instance: Instance, found: Subject, principal: Principal) -> Erased:
 def erase(instance: Instance, found: Subject, principal: Principal, reason: str) -> Erased:
     """Erase a subject: rows first, then the files; list it in ``erasures.jsonl``.
 
-    For one that is erased already the files are cleaned again. Raises InvalidRecordError
-    without a reason.
+    For one that is erased already, what is found under its number goes, and the files are
+    cleaned again. Raises InvalidRecordError without a reason.
     """
-    if found.erased_at is not None:
-        result = _again(found)
-    else:
-        result = erasing.erase(instance.store, found, parts(), principal=principal, reason=reason)
+    result = erasing.erase(instance.store, found, parts(), principal=principal, reason=reason)
     list_erasures(instance.store, instance.folder)
-    tables = [*result.tables, *_TABLES] if result.tables else list(metadata.tables)
+    tables = [*result.tables, *_TABLES]
+    if found.erased_at is not None:
+        tables = [*dict.fromkeys([*tables, *metadata.tables])]
     left = purge(instance.store, tables)
     return replace(result, out_of_reach=[*result.out_of_reach, *_outside(instance), *left])
 
@@ -138,17 +135,6 @@ def read_erasures(file: Path) -> list[Mapping[str, Any]]:
     return found
 
 
-def _again(found: Subject) -> Erased:
-    return Erased(
-        number=found.number,
-        digest=erasing.digest_of(found),
-        removed={},
-        renamed=0,
-        out_of_reach=[],
-        erased_at=found.erased_at,
-    )
-
-
 def _outside(instance: Instance) -> list[str]:
     """Say what no erasure reaches, in this instance and around it."""
     query = sa.select(sa.func.count()).select_from(capture_session)
@@ -160,5 +146,9 @@ def _outside(instance: Instance) -> list[str]:
             f"capture sessions and their raw messages ({sessions} in the archive): they belong to "
             "instruments, not subjects"
         )
+    lines += [
+        "files of rejected rows (*.rejects.csv), which imports leave beside what they read",
+        "bundles that were checked out, and files that were imported: people have them elsewhere",
+    ]
     lines.append("logs of other programs, terminals and mail")
     return lines

@@ -1,4 +1,4 @@
-"""Editing a record in the editor of one's choice."""
+"""Commands that change one record: in the editor of one's choice, or its state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,32 @@ def edit(key: Key, type_: Type = "instrument_session", reason: Reason = None) ->
     with open_here() as instance:
         outcome = records_app.edit(instance, type_, key, desk, reason)
     report.say(f"{type_}/{key}: {outcome.value}.")
+
+
+@records.command()
+def finalise(key: Key, type_: Type = "instrument_session", reason: Reason = None) -> None:
+    """Close a record to changes."""
+    from keepline.app import records as records_app
+    from keepline.cli import report
+
+    with open_here() as instance:
+        done = records_app.finalise(instance, type_, key, reason)
+    report.say(f"{type_}/{key} {'is' if done else 'was'} finalised{'' if done else ' already'}.")
+
+
+@records.command()
+def reopen(
+    key: Key,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the history.")],
+    type_: Type = "instrument_session",
+) -> None:
+    """Open a finalised record to changes again."""
+    from keepline.app import records as records_app
+    from keepline.cli import report
+
+    with open_here() as instance:
+        done = records_app.reopen(instance, type_, key, reason)
+    report.say(f"{type_}/{key} {'is open again' if done else 'was open already'}.")
 
 
 def _edit(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepline.cli.records import Reason, records
+from keepline.cli.records import Reason, counted, records
 from keepline.cli.root import Json, open_here
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ def import_(
     ] = None,
     time_format: Annotated[
         str | None, typer.Option(help="Such as '%d.%m.%Y %H:%M'; else ISO 8601.")
+    ] = None,
+    decimal: Annotated[str, typer.Option(help="The point or the comma of numbers.")] = ".",
+    true: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="Says true, too; may be repeated.")
+    ] = None,
+    false: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="Says false, too; may be repeated.")
     ] = None,
     update: Annotated[
         bool,
@@ -81,6 +88,9 @@ def import_(
         tz,
         date_format,
         time_format,
+        decimal,
+        tuple(true or ()),
+        tuple(false or ()),
     )
     options = ImportOptions(update, overwrite, group, reason, dry_run, rejects)
     with open_here() as instance, report.progress(quiet=json) as shown:
@@ -119,7 +129,7 @@ def checkout(
     if json:
         report.emit({"bundle": bundle.id, "records": len(bundle.records), "file": out})
         return
-    report.say(f"{len(bundle.records)} records in {out}; edit their values, then check it in.")
+    report.say(f"{counted(len(bundle.records))} in {out}; edit the values, then check it in.")
 
 
 @records.command()
@@ -223,14 +233,13 @@ def _say_imported(result: ImportReport) -> None:
 
     would = " would be" if result.dry_run else ""
     report.say(
-        f"{result.rows} rows:{would} {result.inserted} inserted, {result.updated} updated, "
+        f"{result.rows} {'row' if result.rows == 1 else 'rows'}:{would} {result.inserted} inserted, {result.updated} updated, "
         f"{result.unchanged} unchanged, {result.existing} left alone, "
         f"{result.overlapping} overlapping with edits, {result.rejected} rejected."
     )
     if result.proposed:
-        report.say(
-            f"{result.proposed} cells were edited here since and wait: keepline records proposals"
-        )
+        cells = "1 cell was" if result.proposed == 1 else f"{result.proposed} cells were"
+        report.say(f"{cells} edited here since: see keepline records proposals list")
     for line, reason in result.rejects[:20]:
         report.warn(f"line {line}: {reason}")
     if result.rejects_file is not None:
@@ -254,6 +263,8 @@ def _say_checked_in(result: CheckInReport) -> None:
         report.table("", ("record", "outcome", "written", "proposed", "remark"), rows)
     tail = "; this was a dry run" if result.dry_run else ""
     report.say(
-        f"{len(result.records)} records edited, {result.untouched} untouched, "
+        f"{counted(len(result.records))} edited, {result.untouched} untouched, "
         f"{len(result.refused)} refused{tail}."
     )
+    if any(each.proposed for each in result.records) and not result.dry_run:
+        report.say("What others changed meanwhile stays: see keepline records proposals list")

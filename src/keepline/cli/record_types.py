@@ -114,10 +114,13 @@ def migrate(
             dry_run=dry_run,
             allow_data_loss=allow_data_loss,
         )
+        without = [] if wanted else record_types.undeclared(instance)
     if json:
-        report.emit({"migrations": [each.to_json() for each in made]})
+        report.emit({"migrations": [each.to_json() for each in made], "undeclared": without})
     else:
         _show(made, dry_run=dry_run)
+        for name in without:
+            report.say(f"{name} is applied and no file declares it; its records stay.")
     for each in made:
         for mistake in each.mistakes:
             report.warn(mistake)
@@ -131,7 +134,9 @@ def _show(made: list[TypeMigration], *, dry_run: bool) -> None:
     if not made:
         report.say("Every record type is as declared.")
     for each in made:
-        state = "done" if each.done else "would be done" if dry_run else "not done"
+        state = "done" if each.done else "not done"
+        if dry_run:
+            state = "would be refused" if each.mistakes else "would be done"
         report.say(f"{each.plan.declared.name} ({state}):")
         for step in each.plan.steps:
             report.say(f"  {step}")

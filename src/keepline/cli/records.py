@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -22,6 +23,15 @@ app.add_typer(records, name="records")
 Type = Annotated[str, typer.Option("--type", help="The record type.")]
 Key = Annotated[str, typer.Argument(help="The record's key.")]
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept in the history.")]
+
+
+#: The digest of a file that was imported, of which a table shows the first digits.
+_DIGEST = re.compile(r"^(import )sha256:([0-9a-f]{8})[0-9a-f]{56}")
+
+
+def counted(records: int) -> str:
+    """Return how many records, in words."""
+    return "1 record" if records == 1 else f"{records} records"
 
 
 @sessions.command("list")
@@ -53,7 +63,7 @@ def build(json: Json = False) -> None:
     if json:
         report.emit(asdict(result))
         return
-    report.say(f"{len(result.built)} records built.")
+    report.say(f"{counted(len(result.built))} built.")
     for identifier, reason in [*result.failed, *result.waiting]:
         report.say(f"{identifier}: {reason}")
     for identifier in result.no_files:
@@ -129,7 +139,7 @@ def history(key: Key, type_: Type = "instrument_session", json: Json = False) ->
                 each.op,
                 each.who or "went around keepline",
                 each.at,
-                each.why,
+                _short(each.why),
                 "erased" if each.erased else _names(each),
             )
             for each in found
@@ -175,8 +185,16 @@ def _moment(text: str) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise RecordError("--at takes a time with its zone, such as 2026-03-02T10:00:00Z")
+        day = text if len(text) == 10 and moment is not None else "2026-03-02"
+        raise RecordError(
+            f"--at takes a time with its zone, such as {day}T10:00:00Z; "
+            f"{day}T23:59:59Z is the end of that day in UTC"
+        )
     return moment
+
+
+def _short(why: str | None) -> str | None:
+    return why and _DIGEST.sub(r"\1\2", why)
 
 
 def _revision(found: Revision) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def erase(
         result = None if yes else erasing.preview(instance, found, who)
         if result is not None and not json:
             _show(result, "would be removed")
-            if sys.stdin.isatty() and (reason.strip() or found.erased_at is not None):
+            if sys.stdin.isatty() and reason.strip():
                 yes = typer.confirm("Erase it for good?", default=False)
             else:
                 report.say("Nothing is erased; --reason TEXT --yes does it.")

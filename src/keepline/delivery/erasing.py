@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from keepline.model import RecordKey, utc_now
-from keepline.store.erasing import Scope, of_records, rename_keys
+from keepline.store.erasing import Scope, of_past, of_records, rename_keys
 from keepline.store.tables.delivery import delivery_backlog, sent_log
 
 #: States after which a recipient has the record, or may have it.
@@ -26,7 +26,7 @@ class DeliveryErasing:
 
     def erase(self, connection: sa.Connection, scope: Scope) -> Mapping[str, int]:
         """Forget contents and keys; queue the withdrawals."""
-        mine = of_records(sent_log, scope.keys)
+        mine = sa.or_(of_records(sent_log, scope.keys), of_past(sent_log, scope))
         queued = _recipients(connection, scope)
         numbers = list(connection.execute(sa.select(sent_log.c.id).where(mine)).scalars())
         if numbers:
@@ -74,10 +74,23 @@ class DeliveryErasing:
             .group_by(sent_log.c.recipient)
             .order_by(sent_log.c.recipient)
         )
+        past = (
+            sa.select(sent_log.c.recipient, sa.func.count())
+            .where(of_past(sent_log, scope), sent_log.c.state.in_(MAYBE_THERE))
+            .group_by(sent_log.c.recipient)
+            .order_by(sent_log.c.recipient)
+        )
         return [
-            f"recipient {name} was sent {count} of the records, "
-            f"from {first:%Y-%m-%d %H:%M:%S}Z to {last:%Y-%m-%d %H:%M:%S}Z"
-            for name, count, first, last in connection.execute(query)
+            *(
+                f"recipient {name} was sent {count} of the records, "
+                f"from {first:%Y-%m-%d %H:%M:%S}Z to {last:%Y-%m-%d %H:%M:%S}Z"
+                for name, count, first, last in connection.execute(query)
+            ),
+            *(
+                f"recipient {name} was sent {count} revisions about the subject of records that "
+                "are not about it now: they are not withdrawn, ask for their removal"
+                for name, count in connection.execute(past)
+            ),
         ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from keepline.store.erasing import Scope, of_records, rename_keys
+from keepline.store.erasing import Scope, of_past, of_records, rename_keys
 from keepline.store.tables.downloads import download, download_record
 
 
@@ -36,7 +36,7 @@ class DownloadErasing:
         query = (
             sa.select(download.c.id, download.c.who, download.c.made_at, sa.func.count())
             .join(download_record, download_record.c.download_id == download.c.id)
-            .where(of_records(download_record, scope.keys))
+            .where(sa.or_(of_records(download_record, scope.keys), of_past(download_record, scope)))
             .group_by(download.c.id, download.c.who, download.c.made_at)
             .order_by(download.c.id)
         )

@@ -176,8 +176,8 @@ class RecordImage:
     group: str | None
     born: int
     rev: int
-    values: Mapping[str, Any]
-    subrows: Mapping[str, tuple[Mapping[str, Any], ...]]
+    values: Mapping[str, Any] = field(repr=False)
+    subrows: Mapping[str, tuple[Mapping[str, Any], ...]] = field(repr=False)
     subject: int | None = None
     finalised: bool = False
 

@@ -21,7 +21,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class BundleRecord:
     """
 
     key: str
-    values: dict[str, Any]
-    base: Mapping[str, Any] | None = None
+    values: dict[str, Any] = field(repr=False)
+    base: Mapping[str, Any] | None = field(default=None, repr=False)
     token: str | None = None
     revision: int | None = None
     delete: bool = False
@@ -76,7 +76,7 @@ class Bundle:
     record_type: str
     who: str
     checked_out_at: datetime
-    records: dict[str, BundleRecord] = field(default_factory=dict)
+    records: dict[str, BundleRecord] = field(default_factory=dict, repr=False)
 
     def add(self, key: str, values: Mapping[str, Any]) -> None:
         """Add a new record; raises RecordError when the bundle has one called `key`."""
@@ -217,7 +217,8 @@ def _text(found: Any, name: str) -> str:
 def _time(members: Mapping[str, Any]) -> datetime:
     try:
         moment = datetime.fromisoformat(members["checked_out_at"])
-    except (TypeError, ValueError):
+        moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         moment = None
     if moment is None or moment.tzinfo is None:
         raise RecordError("the bundle's checked_out_at is not a time with its zone")

@@ -24,6 +24,7 @@ from keepline.records.bundles import Bundle, BundleRecord
 from keepline.records.forms import digest_of, typed_value
 from keepline.records.images import decode, later_than, renamings
 from keepline.records.landing import Landed, Landing, Refused, Row, take_batch, take_one
+from keepline.records.merge import together_with
 from keepline.records.outcomes import Outcome, SaveResult
 from keepline.records.put import put_record
 from keepline.records.types import table_of
@@ -132,12 +133,16 @@ class _CheckIn:
         landing = Landing(connection, self._declared, self._principal, self._bundle.id, self._why)
         there = landing.locked([each.key for each in part])
         before = self._before(connection, part)
+        erased = self._erased(connection, part)
         bases = {} if self._elsewhere else self._bases(connection, part)
         found = []
         for each in part:
             digest = digest_of([each.values, each.delete])
             if known := before.get((each.key, digest)):
                 found.append(CheckedIn(each.key, Outcome(known.outcome), again=True))
+                continue
+            if each.base is not None and (each.revision or 0) <= erased.get(each.key, -1):
+                found.append(CheckedIn(each.key, Outcome.DELETED, "its subject is erased"))
                 continue
             base = bases.get((each.key, each.revision))
             step = partial(self._one, landing, each, there.get(each.key), base)
@@ -174,21 +179,36 @@ class _CheckIn:
             return self._delete(landing, record, theirs)
         if theirs is None:
             return self._gone(landing, record.key, base, mine)
+        if not self._elsewhere:
+            base = self._confirmed(record, base, mine, history)
         born, _, rev = (record.token or "").partition(".")
         if self._elsewhere or int(born) != theirs["row_born"]:
-            landing.propose(record.key, base, mine, theirs)
-            said = "the record was deleted, and another one has its key now"
-            if self._elsewhere:
-                said = "the bundle is from before a restore, or from another instance"
-            return Landed(_ELSEWHERE, said, (), tuple(mine), theirs["revision"])
-        if history is not None and not all(same(base[n], history.get(n)) for n in base):
-            raise Refused(
-                Outcome.INVALID, f"its base is not revision {record.revision}; edit values alone"
-            )
+            return self._strange(landing, record.key, base, mine, theirs)
         landed = landing.merge_into(theirs, base, mine)
         if landed.outcome is Outcome.SAVED and int(rev) != theirs["row_rev"]:
             return Landed(Outcome.MERGED, "", landed.written, (), landed.revision)
         return landed
+
+    def _confirmed(
+        self,
+        record: BundleRecord,
+        base: Mapping[str, Any],
+        mine: Mapping[str, Any],
+        history: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Return the base with what its fields stood together with; refuse one that never was."""
+        if history is None:
+            raise Refused(
+                Outcome.INVALID,
+                f"revision {record.revision} of it is not in the history; check it out again",
+            )
+        if not all(same(value, history.get(name)) for name, value in base.items()):
+            raise Refused(
+                Outcome.INVALID, f"its base is not revision {record.revision}; edit values alone"
+            )
+        # What others changed in the same group stands against the edit.
+        beside = together_with(self._declared.groups, mine) & history.keys()
+        return {name: history[name] for name in beside} | dict(base)
 
     def _new(
         self, landing: Landing, key: str, mine: Mapping[str, Any], theirs: Row | None
@@ -200,6 +220,8 @@ class _CheckIn:
                 return Landed(outcome, "", tuple(mine), (), theirs["revision"])
             if not landing.may_see(theirs):
                 raise Refused(Outcome.FORBIDDEN, "the record is not yours to change")
+        if self._elsewhere:
+            return self._strange(landing, key, dict.fromkeys(mine), mine, theirs)
         fixed = [each.name for each in self._declared.fields if not each.updatable]
         if differing := [n for n in fixed if n in mine and not same(mine[n], theirs[n])]:
             raise Refused(
@@ -208,6 +230,24 @@ class _CheckIn:
         landed = landing.merge_into(theirs, dict.fromkeys(mine), mine)
         said = "there is a record of that key already"
         return Landed(landed.outcome, said, landed.written, landed.overlaps, landed.revision)
+
+    def _strange(
+        self,
+        landing: Landing,
+        key: str,
+        base: Mapping[str, Any],
+        mine: Mapping[str, Any],
+        theirs: Row,
+    ) -> Landed:
+        """Propose what was edited of another record than the one that is there."""
+        differing = {n: value for n, value in mine.items() if not same(value, theirs[n])}
+        if not differing:
+            return Landed(Outcome.UNCHANGED, revision=theirs["revision"])
+        landing.propose(key, base, differing, theirs)
+        said = "the record was deleted, and another one has its key now"
+        if self._elsewhere:
+            said = "the bundle is from before a restore, or from another instance"
+        return Landed(_ELSEWHERE, said, (), tuple(differing), theirs["revision"])
 
     def _delete(self, landing: Landing, record: BundleRecord, theirs: Row | None) -> Landed:
         if theirs is None:
@@ -254,6 +294,20 @@ class _CheckIn:
             )
         )
         return {(row.record_key, row.digest): row for row in rows}
+
+    def _erased(self, connection: sa.Connection, part: Sequence[BundleRecord]) -> dict[str, int]:
+        """Return the last erased revision of each record: what was checked out then stays gone."""
+        kept = record_history.c
+        query = (
+            sa.select(kept.record_key, sa.func.max(kept.revision))
+            .where(
+                kept.record_type == self._declared.name,
+                kept.record_key.in_([each.key for each in part]),
+                kept.erased,
+            )
+            .group_by(kept.record_key)
+        )
+        return {row[0]: row[1] for row in connection.execute(query)}
 
     def _bases(
         self, connection: sa.Connection, part: Sequence[BundleRecord]
@@ -302,7 +356,7 @@ def _edits(record: BundleRecord) -> dict[str, Any]:
 
 
 def _typed(declared: RecordType, record: BundleRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the edited values, and the base of their fields and of those grouped with them."""
+    """Return the base and the edited values of the fields that were edited."""
     base: dict[str, Any] = {}
     mine: dict[str, Any] = {}
     known = {each.name: each for each in declared.fields}
@@ -314,11 +368,6 @@ def _typed(declared: RecordType, record: BundleRecord) -> tuple[dict[str, Any], 
             raise InvalidRecordError(f"{name} cannot be set")
         mine[name] = typed_value(known[name], value)
         base[name] = _as_it_was(known[name], (record.base or {}).get(name))
-    # What others changed in the same group stands against the edit.
-    for group in declared.groups:
-        beside = [name for name in group.fields if name in (record.base or {})]
-        if mine.keys() & set(group.fields):
-            base |= {n: _as_it_was(known[n], (record.base or {})[n]) for n in beside}
     return base, mine
 
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from keepline.errors import InvalidRecordError
 from keepline.model import Principal, RecordKey, RecordType
 from keepline.records import images, seals
-from keepline.records.save import refused
+from keepline.records.save import NOT_AN_IMPORT, claims_import, refused
 from keepline.records.values import same
 from keepline.store import Store
 from keepline.store.current import Current, current
@@ -78,7 +79,10 @@ def adopt_all(
 
     One that the database refuses, such as a finalised record's, has its `refusal`. It works in
     transactions of some hundred rows, so when it is interrupted, what it yielded is recorded.
+    Raises InvalidRecordError for a reason that only imports may give.
     """
+    if claims_import(reason):
+        raise InvalidRecordError(NOT_AN_IMPORT.message)
     store = current(instance).store
     with store.read() as connection:
         for declared in declared_types(connection):

@@ -19,6 +19,7 @@ from keepline.errors import (
 from keepline.model import Principal
 from keepline.records.edit import Edit, failed
 from keepline.records.joined import on_rollback
+from keepline.records.merge import together_with
 from keepline.records.outcomes import MESSAGES, Outcome, SaveResult
 from keepline.records.rows import Token, layout_of, lock_row, update_row
 from keepline.records.save import Abandoned, attempt, refused
@@ -46,6 +47,10 @@ class Part:
     columns: Mapping[str, str] = field(default_factory=dict)
     guard: bool = False
     revision: str | None = None
+
+
+#: A part, and a field of its that the view does not show.
+_Beside = tuple[str, str, sa.Column[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class CompositeObject:
             column: part for part in self._parts if not part.guard for column in part.columns
         }
         self._deleted: set[str] = set()
+        #: Fields that the view hides, of groups that it shows a part of, by part.
+        self._beside: dict[str, dict[str, Any]] = {}
         self._row = self._fetch(connection)
         self._typed: dict[str, Any] = {}
         #: What the last save came to, when it was refused.
@@ -197,10 +204,12 @@ class CompositeObject:
 
     def _back(self) -> Callable[[], None]:
         row, typed, deleted = self._row, dict(self._typed), set(self._deleted)
+        beside = self._beside
 
         def back() -> None:
             typed.update({name: self._typed[name] for name in self.changed_fields})
             self._row, self._typed, self._deleted = row, typed, deleted
+            self._beside = beside
 
         return back
 
@@ -269,15 +278,15 @@ class CompositeObject:
         return SaveResult(outcome, message)
 
     def _edit(self, part: Part) -> Edit:
-        row, columns = self._row, part.columns.items()
+        row, columns, beside = self._row, part.columns.items(), self._beside.get(part.name, {})
         return Edit(
             self._layouts[part.name],
             row[part.key],
             Token(row[part.born], row[part.rev]),
             row[part.revision] if part.revision else 0,
             self._principal,
-            {name: row[column] for column, name in columns},
-            {name: self[column] for column, name in columns},
+            {name: row[column] for column, name in columns} | beside,
+            {name: self[column] for column, name in columns} | beside,
         )
 
     # Reading
@@ -286,14 +295,38 @@ class CompositeObject:
         reading = self._store.read() if connection is None else nullcontext(connection)
         with reading as reader:
             view = self._view(reader)
-            query = sa.select(view).where(view.c[self._key] == self.key)
+            source, beside = self._with_beside(view)
+            labels = [each.label(f"keepline_{n}") for n, (*_, each) in enumerate(beside)]
+            query = sa.select(view, *labels).select_from(source)
+            query = query.where(view.c[self._key] == self.key)
             query = query.where(*(self._may_see(view, part) for part in self._parts))
             row = reader.execute(query).one_or_none()
         if row is None:
             raise RecordNotFoundError(
                 f"there is no {type(self).__name__} {self.key!r}, or it is not yours to see"
             )
-        return dict(row._asdict())
+        shown = len(row) - len(beside)
+        self._beside = {}
+        for (part, name, _), value in zip(beside, row[shown:], strict=True):
+            self._beside.setdefault(part, {})[name] = value
+        return dict(zip(row._fields[:shown], row[:shown], strict=True))
+
+    def _with_beside(self, view: sa.FromClause) -> tuple[sa.FromClause, list[_Beside]]:
+        """Return the view joined with fields that it hides, of groups that it shows a part of.
+
+        What others change in those stands against an edit of what is shown.
+        """
+        source, found = view, list[_Beside]()
+        for part in self._parts:
+            names = set(part.columns.values())
+            hidden = together_with(self._layouts[part.name].declared.groups, names) - names
+            if part.guard or not hidden:
+                continue
+            table = self._layouts[part.name].table.alias()
+            read = (table.c.record_key == view.c[part.key], table.c.row_rev == view.c[part.rev])
+            source = source.outerjoin(table, sa.and_(*read))
+            found += [(part.name, name, table.c[name]) for name in sorted(hidden)]
+        return source, found
 
     def _view(self, connection: sa.Connection) -> sa.FromClause:
         """Return the view, with the columns of the parts of the types that their fields have."""

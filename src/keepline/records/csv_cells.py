@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -15,24 +15,41 @@ from keepline.records.values import checked
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SWAPPED = str.maketrans(".,", ",.")
 _BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0"), False),
 }
 
+#: A time that each usable format says and reads again.
+_SAMPLE = datetime(2026, 11, 22, 15, 4, 5, tzinfo=UTC)
+
 
 class Cells:
     """Reads cells: `tz` is the zone of times without one, the formats are strptime's.
 
-    Raises RecordError for a zone that is not there.
+    `decimal` is a point or a comma; `true` and `false` are words for booleans beside the
+    English ones, in letters of any size. Raises RecordError for a zone that is not there, a
+    format that says no whole date, another `decimal`, and a word for both.
     """
 
     def __init__(
-        self, tz: str | None = None, date_format: str | None = None, time_format: str | None = None
+        self,
+        tz: str | None = None,
+        date_format: str | None = None,
+        time_format: str | None = None,
+        *,
+        decimal: str = ".",
+        true: Sequence[str] = (),
+        false: Sequence[str] = (),
     ) -> None:
         self._zone = None if tz is None else _zone(tz)
-        self._date_format = date_format
-        self._time_format = time_format
+        self._date_format = _format("--date-format", date_format, "%d.%m.%Y")
+        self._time_format = _format("--time-format", time_format, "'%d.%m.%Y %H:%M'")
+        if decimal not in (".", ","):
+            raise RecordError("--decimal is a point or a comma")
+        self._decimal = decimal
+        self._booleans = _words(true, false)
 
     def value(self, known: Field, cell: str) -> Any:
         """Return a cell as its field keeps it, None when it is empty.
@@ -48,15 +65,24 @@ class Cells:
         return int(text)
 
     def _real(self, known: Field, text: str) -> float:
-        if _REAL.fullmatch(text):
-            return float(text)
+        swapped = text.translate(_SWAPPED)
+        said = swapped if self._decimal == "," else text
+        if _REAL.fullmatch(said):
+            return float(said)
+        if _REAL.fullmatch(swapped) or _REAL.fullmatch(text):
+            mark, other = ("point", ",") if self._decimal == "." else ("comma", ".")
+            raise InvalidRecordError(
+                f"{known.name} takes a number with a decimal {mark}; or say --decimal {other}"
+            )
         return float(typed_value(known, text))
 
     def _boolean(self, known: Field, text: str) -> bool:
         try:
-            return _BOOLEANS[text.lower()]
+            return self._booleans[text.casefold()]
         except KeyError:
-            raise InvalidRecordError(f"{known.name} takes true or false") from None
+            raise InvalidRecordError(
+                f"{known.name} takes true or false; name other words with --true and --false"
+            ) from None
 
     def _date(self, known: Field, text: str) -> date:
         form = self._date_format
@@ -110,6 +136,27 @@ class Cells:
 
 def _strptime(form: str) -> Callable[[str], datetime]:
     return lambda text: datetime.strptime(text, form)  # noqa: DTZ007 - checked by the caller
+
+
+def _format(option: str, form: str | None, example: str) -> str | None:
+    """Return a format by which a date is read as it was written; raises RecordError."""
+    try:
+        if form is None or _strptime(form)(_SAMPLE.strftime(form)).date() == _SAMPLE.date():
+            return form
+    except ValueError:
+        pass
+    raise RecordError(
+        f"{option} says the day, month and year by %, such as {example}; {form!r} does not"
+    )
+
+
+def _words(true: Sequence[str], false: Sequence[str]) -> dict[str, bool]:
+    words = dict(_BOOLEANS)
+    for given, meaning in ((true, True), (false, False)):
+        for word in given:
+            if not word.strip() or words.setdefault(word.strip().casefold(), meaning) != meaning:
+                raise RecordError(f"{word!r} cannot be a word for {str(meaning).lower()}")
+    return words
 
 
 def _zone(name: str) -> zoneinfo.ZoneInfo:

@@ -1,7 +1,7 @@
 """The rows of a CSV file as values of a record type: each is good, or rejected with its reason.
 
 Nothing is guessed: a cell is what its field's type reads, or the row is rejected; an empty cell
-is no value. No reason holds a cell's content.
+is no value. A reason names the row's key and columns, and holds no other cell's content.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import codecs
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from keepline.errors import InvalidRecordError, RecordError
 from keepline.model import Field, RecordType
 from keepline.records.csv_cells import Cells
+from keepline.records.csv_keys import Keys
 from keepline.records.values import checked
 
 #: Columns of a file of rejected rows, which may be mended and imported in its turn.
@@ -41,6 +42,9 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+#: What separates the cells of other files, and how one says it.
+_DELIMITERS = {";": "';'", "\t": "tab", ",": "','", "|": "'|'"}
+
 _KEY = Field("the key", required=True)
 _SUBJECT = Field("the subject", required=True)
 
@@ -52,7 +56,8 @@ class CsvForm:
     `key` names the column of the records' keys (else ``record_key`` or ``key``), `names` maps
     columns to fields, to "" where a column is left out. A byte order mark goes before
     `encoding`. `tz` is the zone of times without one; `date_format` and `time_format` are
-    strptime's, ISO 8601 when None.
+    strptime's, ISO 8601 when None. `decimal` is the point or the comma of numbers; `true` and
+    `false` are words for booleans beside the English ones.
     """
 
     key: str | None = None
@@ -62,6 +67,9 @@ class CsvForm:
     tz: str | None = None
     date_format: str | None = None
     time_format: str | None = None
+    decimal: str = "."
+    true: Sequence[str] = ()
+    false: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +77,25 @@ class GoodRow:
     """A row that fits the type: its line, its text, and what it says of the record `key`."""
 
     line: int
-    cells: list[str]
-    raw: bytes
+    cells: list[str] = field(repr=False)
+    raw: bytes = field(repr=False)
     key: str
-    values: Mapping[str, Any]
-    subject: str | None = None
+    values: Mapping[str, Any] = field(repr=False)
+    subject: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that was not taken: its line, its cells as far as it has any, its text, and why."""
+    """A row that was not taken: its line, its cells, its text, and why.
+
+    `broken` text is no row of cells, and stands in `cells` as it is.
+    """
 
     line: int
-    cells: list[str]
-    raw: bytes
+    cells: list[str] = field(repr=False)
+    raw: bytes = field(repr=False)
     reason: str
+    broken: bool = False
 
 
 class CsvRows:
@@ -96,7 +108,14 @@ class CsvRows:
         self.path = path
         self.declared = declared
         self._form = form
-        self._cells = Cells(form.tz, form.date_format, form.time_format)
+        self._cells = Cells(
+            form.tz,
+            form.date_format,
+            form.time_format,
+            decimal=form.decimal,
+            true=form.true,
+            false=form.false,
+        )
         if len(form.delimiter) != 1 or form.delimiter in '"\r\n':
             raise RecordError("the delimiter is one character, and no quote or line end")
         with path.open("rb") as file:
@@ -110,9 +129,10 @@ class CsvRows:
     def __iter__(self) -> Iterator[tuple[GoodRow | Reject, int]]:
         """Yield each row, in the file's order, and how many bytes of it were read by then.
 
-        A line of nothing is no row.
+        A line of nothing is no row. A key that stands on an earlier line rejects its row, even
+        where that line was rejected itself: whichever of them is right, nobody guesses.
         """
-        with self._opened() as (reader, lines):
+        with Keys() as keys, self._opened() as (reader, lines):
             self._header(reader)
             lines.taken()
             while True:
@@ -125,7 +145,7 @@ class CsvRows:
                     continue
                 line, text = lines.taken()
                 if cells:
-                    yield self._read(line, cells, self._raw(text)), lines.read_bytes
+                    yield self._read(line, cells, self._raw(text), keys), lines.read_bytes
 
     def _found_encoding(self) -> str:
         with self.path.open("rb") as file:
@@ -162,10 +182,12 @@ class CsvRows:
         """Return the place and field of each column that is read, by the field's name."""
         form, fields = self._form, {each.name: each for each in self.declared.fields}
         if missing := sorted({*form.names, *([form.key] if form.key else [])} - {*self.header}):
-            raise RecordError(f"{self.path} has no column {missing[0]!r}")
+            raise RecordError(f"{self.path} has no column {missing[0]!r}; {self._there()}")
         key = form.key or next((n for n in ("record_key", "key") if n in self.header), None)
         if key is None:
-            raise RecordError(f"{self.path} has no column record_key: name one with --key")
+            raise RecordError(
+                f"{self.path} has no column record_key; {self._there('name the keys by --key: ')}"
+            )
         found: dict[str, tuple[int, Field | None]] = {"": (self.header.index(key), None)}
         for place, column in enumerate(self.header):
             name = form.names.get(column, column)
@@ -188,38 +210,70 @@ class CsvRows:
             found[name] = (place, known)
         return found
 
+    def _there(self, otherwise: str = "") -> str:
+        """Say which columns there are, and which delimiter the header suggests."""
+        if len(self.header) == 1:
+            for mark, name in _DELIMITERS.items():
+                if mark != self._form.delimiter and mark in self.header[0]:
+                    return f"its header is one column that holds {name}: say --delimiter {name}"
+        return f"{otherwise}its columns are {', '.join(map(repr, self.header))}"
+
     def _broken(self, lines: _Lines, said: str) -> Reject:
         line, text = lines.taken()
         if "limit" in said or "unexpected end" in said:
             said = "a quote is not closed, or a cell is too long"
         raw = self._raw(text)
-        return Reject(line, [raw.decode(errors="surrogateescape")], raw, said)
+        return Reject(line, [text], raw, said, broken=True)
 
     def _raw(self, text: str) -> bytes:
         encoding = "utf-8" if self._encoding == "utf-8-sig" else self._encoding
         return text.encode(encoding, "surrogateescape")
 
-    def _read(self, line: int, cells: list[str], raw: bytes) -> GoodRow | Reject:
-        try:
-            if len(cells) != len(self.header):
-                raise InvalidRecordError(f"it has {len(cells)} cells, not {len(self.header)}")
-            if any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
-                raise InvalidRecordError(f"it is not {self._encoding}; name the right --encoding")
-            return self._typed(line, cells, raw)
-        except InvalidRecordError as error:
-            return Reject(line, cells, raw, str(error))
+    def _read(self, line: int, cells: list[str], raw: bytes, keys: Keys) -> GoodRow | Reject:
+        said: list[str] = []
+        key = self._key(cells, said)
+        if key and (first := keys.first(key, line)) != line:
+            said.append(f"the key stands on line {first} already")
+        values: dict[str, Any] = {}
+        subject = None
+        if len(cells) != len(self.header):
+            said = [f"it has {len(cells)} cells, not {len(self.header)}", *said]
+        elif any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
+            said = [f"it is not {self._encoding}; name the right --encoding"]
+        else:
+            values, subject = self._typed(cells, said)
+        if said or key is None:
+            named = f"{key}: " if key else ""
+            return Reject(line, cells, raw, named + "; ".join(said))
+        return GoodRow(line, cells, raw, key, values, subject)
 
-    def _typed(self, line: int, cells: list[str], raw: bytes) -> GoodRow:
-        key = checked(_KEY, cells[self._columns[""][0]].strip() or None)
-        if len(key) > _MAX_KEY:
-            raise InvalidRecordError(f"the key is longer than {_MAX_KEY} characters")
+    def _key(self, cells: list[str], said: list[str]) -> str | None:
+        """Return a row's key; when it has none that is usable, say so and return None."""
+        place = self._columns[""][0]
+        try:
+            key = checked(_KEY, cells[place].strip() or None) if place < len(cells) else ""
+            if len(key) <= _MAX_KEY:
+                return str(key)
+            said.append(f"the key is longer than {_MAX_KEY} characters")
+        except InvalidRecordError as error:
+            said.append(str(error))
+        return None
+
+    def _typed(self, cells: list[str], said: list[str]) -> tuple[dict[str, Any], str | None]:
+        """Return a row's values and subject, having said what is wrong with each cell."""
         values, subject = {}, None
         for name, (place, known) in self._columns.items():
-            if known is not None:
-                values[name] = self._cells.value(known, cells[place])
-            elif name == SUBJECT and (cell := cells[place].strip()):
-                subject = checked(_SUBJECT, cell)
-        return GoodRow(line, cells, raw, key, values, subject)
+            if not name:
+                continue
+            column = self.header[place]
+            try:
+                if known is not None:
+                    values[name] = self._cells.value(known, cells[place])
+                else:
+                    subject = checked(_SUBJECT, cells[place].strip() or None)
+            except InvalidRecordError as error:
+                said.append(str(error) if column == name else f"column {column!r}: {error}")
+        return values, subject
 
 
 class _Lines:

@@ -6,22 +6,22 @@ A file is read as a whole: whoever wrote it is told every mistake at once, each 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Default
 
-from keepline.errors import DeclarationError, InvalidRecordError
+from keepline.errors import DeclarationError
 from keepline.model import Field, FieldGroup, FieldType, RecordType, SubTable
 from keepline.model.records import Scalar
 from keepline.records import summaries
-from keepline.store.tables.declared import check_declaration
+from keepline.store.tables.declared import mistakes_in
 
 _SHIPPED = Path(__file__).parent / "shipped"
 
@@ -83,7 +83,7 @@ def read(path: Path) -> RecordType:
     Raises DeclarationError with every mistake: the file, the place in it, what to do.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark there
     except OSError as error:
         raise DeclarationError([f"{path} cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
@@ -161,14 +161,13 @@ def _plugged(entry: EntryPoint) -> Found:
 
 
 def _parsed(text: str, name: str, origin: str) -> RecordType:
+    mistakes: list[str] = []
     try:
-        written = _Type.model_validate(tomllib.loads(text))
+        written = _written(tomllib.loads(text), mistakes)
     except tomllib.TOMLDecodeError as error:
         raise DeclarationError([f"{origin}: {error}"]) from None
-    except pydantic.ValidationError as error:
-        found = error.errors(include_input=False, include_url=False)
-        raise DeclarationError([f"{origin}: {_mistake(each)}" for each in found]) from None
-    mistakes: list[str] = []
+    except pydantic.ValidationError:
+        raise DeclarationError([f"{origin}: {mistake}" for mistake in mistakes]) from None
     declared = RecordType(
         name=written.name or name,
         comment=written.comment,
@@ -193,13 +192,39 @@ def _parsed(text: str, name: str, origin: str) -> RecordType:
         finalised=written.finalised,
         reason_required=written.reason_required,
     )
+    mistakes += mistakes_in(declared)
     if mistakes:
         raise DeclarationError([f"{origin}: {mistake}" for mistake in mistakes])
-    try:
-        check_declaration(declared)
-    except InvalidRecordError as error:
-        raise DeclarationError([f"{origin}: {error}"]) from None
     return declared
+
+
+def _written(found: dict[str, Any], mistakes: list[str]) -> _Type:
+    """Return what a file says, without the parts that are wrong, each of which is told.
+
+    Raises ValidationError when nothing is left to go on with.
+    """
+    try:
+        return _Type.model_validate(found)
+    except pydantic.ValidationError as error:
+        errors = error.errors(include_url=False)
+    mistakes += dict.fromkeys(map(_mistake, errors))
+    for each in errors:
+        _leave_out(found, each["loc"])
+    return _Type.model_validate(found)
+
+
+def _leave_out(found: dict[str, Any], place: Sequence[int | str]) -> None:
+    """Take away the part in which a mistake is; of a field the name stays."""
+    match place:
+        case ["fields", str() as name, *_]:
+            found["fields"][name] = {}
+        case ["subtables", str() as subtable, "fields", str() as name, *_]:
+            if subtable in found["subtables"]:
+                found["subtables"][subtable]["fields"][name] = {}
+        case ["subtables" | "groups" as kind, str() as name, *_]:
+            found[kind].pop(name, None)
+        case [name, *_]:
+            found.pop(name, None)
 
 
 def _fields(written: Mapping[str, _Field], place: str, mistakes: list[str]) -> tuple[Field, ...]:
@@ -231,6 +256,8 @@ def _mistake(error: Any) -> str:
         known = _part(places).model_fields
         there = "" if (meant := _meant(last, known)) else f"; there are: {', '.join(known)}"
         return f"{place}: no such key{meant}{there}"
+    if error["type"] == "model_type" and (kind := error["input"]) in get_args(FieldType):
+        return f'{place}: write {last} = {{ type = "{kind}" }}'
     if error["type"] == "missing":
         return f"{place} is needed"
     if "choices" in places[:-1]:  # one line for each type that a choice might have

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from keepline.model import Principal, RecordKey, RecordType, to_us, utc_now
 from keepline.records.seals import seal_within
 from keepline.records.subjects import Subject
 from keepline.store import Store
-from keepline.store.erasing import Part, Scope, of_records, rename_keys
+from keepline.store.erasing import Part, Scope, of_past, of_records, rename_keys
 from keepline.store.mentions import Mentions
 from keepline.store.schema import declared_types
 from keepline.store.tables import LOOKUP_ROWS, metadata
@@ -41,7 +41,7 @@ _TRIES = 5
 _BATCH = 500
 
 #: Who is locked out while an erasure looks and removes: writers of records and deliveries.
-_LOCKED = (change_feed, record_history, history_seal, sent_log, delivery_backlog)
+_LOCKED = (change_feed, record_history, history_seal, proposal, sent_log, delivery_backlog)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def erase(
     """Erase a subject in one transaction, and say what was removed.
 
     `parts` are what other capabilities do in it. Afterwards the rows are gone from the tables;
-    `keepline.store.purging` removes what the files still hold of them. Raises InvalidRecordError
+    `keepline.store.purging` removes what the files still hold of them. A subject that is erased
+    already is erased again: what is found under its number goes. Raises InvalidRecordError
     without a reason, StoreBusyError when others write without end.
     """
     return _run(store, found, parts, principal, reason, keep=True)
@@ -101,8 +102,6 @@ def _run(
 ) -> Erased:
     if not reason.strip():
         raise InvalidRecordError("an erasure needs a reason")
-    if found.identifier is None:
-        raise InvalidRecordError(f"subject {found.number} is erased already")
     if Mentions(found.identifier).in_text(reason):
         raise InvalidRecordError("the reason stays: it must not name the subject")
     result: Erased | None = None
@@ -134,7 +133,7 @@ def _erase(
     reason: str,
 ) -> Erased:
     types = declared_types(connection)
-    _lock(connection, types)
+    _lock(connection, types, found.number)
     scope = _scope(connection, found, types)
     left = [line for part in parts for line in part.out_of_reach(connection, scope)]
     removed = _remove_records(connection, scope, types)
@@ -149,7 +148,7 @@ def _erase(
     now, digest = utc_now(), digest_of(found)
     connection.execute(
         sa.update(subject)
-        .where(subject.c.number == scope.number)
+        .where(subject.c.number == scope.number, subject.c.erased_at.is_(None))
         .values(identifier=None, erased_at=now)
     )
     connection.execute(
@@ -175,17 +174,19 @@ def _erase(
     )
 
 
-def _lock(connection: sa.Connection, types: Sequence[RecordType]) -> None:
+def _lock(connection: sa.Connection, types: Sequence[RecordType], number: int) -> None:
     if connection.dialect.name != "postgresql":
         return
-    tables = [table for each in types if each.subject for table in _tables(each)]
+    tables = [table for each in types for table in _tables(each)]
     quote = connection.dialect.identifier_preparer.format_table
     names = ", ".join(quote(table) for table in [*tables, *_LOCKED])
     connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
+    # Triggers look at the subject of each row that is written; from here on they wait.
+    held = sa.select(subject.c.number).where(subject.c.number == number).with_for_update()
+    connection.execute(held)
 
 
 def _scope(connection: sa.Connection, found: Subject, types: Sequence[RecordType]) -> Scope:
-    assert found.identifier is not None  # noqa: S101 - checked by the caller
     mentions = Mentions(found.identifier)
     mine = sa.select(record_index.c.record_type, record_index.c.record_key).where(
         record_index.c.subject_no == found.number
@@ -196,11 +197,53 @@ def _scope(connection: sa.Connection, found: Subject, types: Sequence[RecordType
             table = record_tables(declared).tables[declared.table_name]
             keys = sa.select(table.c.record_key).where(table.c.subject_no == found.number)
             names |= {RecordKey(declared.name, key) for key in connection.execute(keys).scalars()}
+    past = _past(connection, found.number, names)
+    former = {each.name for each in types if not each.subject}
+    for name in [*past]:
+        if name.record_type in former and _left_behind(connection, found.number, name):
+            names.add(name)
+            del past[name]
     pseudonyms: dict[RecordKey, str] = {}
     for name in sorted(names):
         hidden = f"erased-{found.number}-{secrets.token_hex(8)}"
         pseudonyms[name] = hidden if mentions.within(name.key) else name.key
-    return Scope(found.number, pseudonyms, mentions)
+    return Scope(found.number, pseudonyms, mentions, past)
+
+
+def _past(
+    connection: sa.Connection, number: int, names: Collection[RecordKey]
+) -> dict[RecordKey, list[int]]:
+    """Return the revisions that were about the subject of records beside `names`."""
+    kept = record_history.c
+    query = (
+        sa.select(kept.record_type, kept.record_key, kept.revision)
+        .where(kept.subject_no == number)
+        .distinct()
+        .order_by(kept.revision)
+    )
+    found: dict[RecordKey, list[int]] = {}
+    for record_type, key, revision in connection.execute(query):
+        if (name := RecordKey(record_type, key)) not in names:
+            found.setdefault(name, []).append(revision)
+    return found
+
+
+def _left_behind(connection: sa.Connection, number: int, name: RecordKey) -> bool:
+    """Return whether a record was about the subject until its type was about subjects no more."""
+    kept = record_history.c
+    query = (
+        sa.select(kept.op, kept.subject_no)
+        .where(
+            kept.record_type == name.record_type,
+            kept.record_key == name.key,
+            kept.subtable == "",
+        )
+        .order_by(kept.revision.desc())
+    )
+    for row in connection.execute(query):
+        if row.subject_no is not None or row.op == "insert":
+            return bool(row.subject_no == number)
+    return False
 
 
 def _remove_records(
@@ -208,10 +251,12 @@ def _remove_records(
 ) -> dict[str, int]:
     removed = {"records": 0, "sub-rows": 0}
     for declared in types:
-        if not declared.subject:
-            continue
         table, *children = _tables(declared)
-        mine = table.c.subject_no == scope.number
+        if declared.subject:
+            mine = table.c.subject_no == scope.number
+        else:  # it was about subjects once
+            held = [name.key for name in scope.keys if name.record_type == declared.name]
+            mine = table.c.record_key.in_(held)
         keys = sa.select(table.c.record_key).where(mine)
         for child in children:
             removed["sub-rows"] += _count(connection, child, child.c.record_key.in_(keys))
@@ -247,7 +292,7 @@ def _blank_history(connection: sa.Connection, scope: Scope) -> int:
 def _remove_bundles(connection: sa.Connection, scope: Scope) -> dict[str, int]:
     mine = sa.or_(proposal.c.subject_no == scope.number, of_records(proposal, scope.keys))
     proposals = connection.execute(sa.delete(proposal).where(mine)).rowcount
-    taken = of_records(checkin, scope.keys)
+    taken = sa.or_(of_records(checkin, scope.keys), of_past(checkin, scope))
     return {
         "proposals": proposals,
         "check-ins": connection.execute(sa.delete(checkin).where(taken)).rowcount,
@@ -266,6 +311,8 @@ def _rename_actor(connection: sa.Connection, scope: Scope) -> None:
 
 def _mentioned(connection: sa.Connection, scope: Scope, types: Sequence[RecordType]) -> list[str]:
     """Say where else texts hold the identifier: they belong to others, and stay."""
+    if scope.mentions.identifier is None:
+        return []
     lines = []
     tables = [table for table in metadata.sorted_tables if table not in LOOKUP_ROWS]
     for table in [*tables, *(table for each in types for table in _tables(each))]:
@@ -297,6 +344,6 @@ def _tables(declared: RecordType) -> list[sa.Table]:
 
 
 def _touched(types: Sequence[RecordType]) -> list[str]:
-    own = [table.name for each in types if each.subject for table in _tables(each)]
+    own = [table.name for each in types for table in _tables(each)]
     fixed = (*_LOCKED, record_index, proposal, checkin, subject)
     return [*own, *(table.name for table in fixed)]

@@ -8,7 +8,7 @@ field; where somebody did, the field stays and the cell is kept as a proposal. S
 twice changes nothing, and neither the file nor a person overwrites the other in silence.
 
 An import's revisions are known by their reason, which begins with ``import sha256:`` and the
-file's digest.
+file's digest; nobody else can give such a reason.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from keepline.records.landing import (
 from keepline.records.outcomes import Outcome, SaveResult
 from keepline.records.put import put_record
 from keepline.records.rejects import RejectsFile
+from keepline.records.save import IMPORTED, ImportReason
 from keepline.records.values import same
 from keepline.store import Store, quarantine
 from keepline.store.access import may_see_group
@@ -47,7 +48,7 @@ from keepline.store.current import Current, current
 from keepline.store.tables.records import record_history
 
 _BATCH = 500
-_MARK = re.compile(r"import sha256:[0-9a-f]{64}")
+_MARK = re.compile(IMPORTED + "[0-9a-f]{64}")
 
 #: So many rejected rows a report lists; the file of rejects has all of them.
 LISTED = 100
@@ -59,9 +60,9 @@ class ImportOptions:
 
     With `update` off, records that are there are left alone. `overwrite` writes over what
     people edited, too. A new record gets `group`. `reason` is kept with each revision,
-    and needed to change records of a type that requires one. A dry
-    run does everything and takes it back. `rejects` is the file for rejected rows; without one
-    it is made beside the file that is imported.
+    and needed to change records of a type that requires one. A dry run does everything and takes
+    it back. `rejects` is the file for rejected rows; without one it is made beside the file that
+    is imported.
     """
 
     update: bool = True
@@ -156,10 +157,9 @@ class _Import:
         self._declared = rows.declared
         self._options = options
         self._principal = principal
-        self._bundle = f"import sha256:{rows.digest}"
-        self._reason = f"{self._bundle} {rows.path.name}"
-        if options.reason:
-            self._reason += f": {options.reason}"
+        self._bundle = f"{IMPORTED}{rows.digest}"
+        why = f": {options.reason}" if options.reason else ""
+        self._reason = ImportReason(f"{self._bundle} {rows.path.name}{why}")
 
     def take(self, batch: Sequence[GoodRow | Reject]) -> _Done:
         """Take rows in a transaction, or in none where nothing of them is to be kept."""
@@ -216,7 +216,7 @@ class _Import:
             return "unchanged", Landed(Outcome.UNCHANGED)
         base = dict.fromkeys(row.values) | dict(imported)
         if self._options.overwrite:
-            base |= {name: theirs[name] for name in row.values}
+            base |= {each.name: theirs[each.name] for each in self._declared.fields}
         landed = landing.merge_into(theirs, base, row.values)
         if landed.overlaps:
             return "overlapping", landed

@@ -35,14 +35,18 @@ class _Ledger:
         self.marks: dict[str, int] = {}
         #: Between the commit's beginning and the next transaction's.
         self.committing = False
-        #: What makes all saves of one transaction one revision, on SQLite.
-        self.txn = secrets.randbits(62)
+        #: What makes all saves of one transaction, by one writer for one reason, one revision.
+        self.txns: dict[tuple[str, str | None], int] = {}
 
     def begin_anew(self) -> None:
         self.undos.clear()
         self.marks.clear()
         self.committing = False
-        self.txn = secrets.randbits(62)
+        self.txns.clear()
+
+    def txn(self, actor: str, reason: str | None) -> int:
+        """Return SQLite's number for what `actor` writes for `reason` in this transaction."""
+        return self.txns.setdefault((actor, reason), secrets.randbits(62))
 
     def undo(self, until: int = 0) -> None:
         while len(self.undos) > until:
@@ -101,8 +105,10 @@ def _on_sqlite(
         # The driver would begin none before a savepoint, whose end would then be a commit.
         connection.exec_driver_sql("BEGIN")
     say = partial(announce, connection, erasing=bool(erasing))
+    who, why = principal.name, reason or former
+    same = txn is not None and (who, why) == (actor, former)
     with connection.begin_nested():
-        say(principal.name, reason or former, txn=txn or ledger.txn)
+        say(who, why, txn=txn if same else ledger.txn(who, why))
         yield
         say(actor, former, txn=txn)
 

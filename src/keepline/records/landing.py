@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from keepline.errors import InvalidRecordError, RecordError, StoreBusyError
 from keepline.model import Principal, RecordType, utc_now
 from keepline.records.forms import plain_value
-from keepline.records.merge import FieldState, Merge, merge
+from keepline.records.merge import FieldState, Merge, merge, together_with
 from keepline.records.outcomes import REASON_NEEDED, Outcome, SaveResult
 from keepline.records.save import Abandoned, attempt
 from keepline.records.types import table_of
@@ -79,7 +79,8 @@ class Landing:
     def merge_into(self, theirs: Row, base: Values, mine: Values) -> Landed:
         """Write what `mine` changed since `base` and nobody else did; propose the rest.
 
-        `theirs` is the locked row; `mine` may leave fields out. The database's errors pass.
+        `theirs` is the locked row; `mine` may leave fields out. What is not in `base` had no
+        value, as far as a group of fields is concerned. The database's errors pass.
         """
         found = self._merged(theirs, base, mine)
         changes = {name: found.values[name] for name in found.fields_in(FieldState.MINE)}
@@ -88,6 +89,8 @@ class Landing:
             name: found.values[name]
             for name in found.conflicts
             if not same(found.values[name], theirs[name])
+            # What a field was beside that stands for nothing is no edit.
+            and (name in mine or found.values[name] is not None)
         }
         self.propose(theirs["record_key"], base, overlaps, theirs)
         return Landed(
@@ -122,7 +125,7 @@ class Landing:
         """
         if not mine:
             return
-        known = self._known(key)
+        known = self._known(key, None if theirs is None else theirs["group_name"])
         rows = [
             {
                 "bundle": self.bundle,
@@ -145,12 +148,14 @@ class Landing:
         if rows:
             self.connection.execute(sa.insert(proposal), rows)
 
-    def _known(self, key: str) -> dict[str, list[Any]]:
+    def _known(self, key: str, group: str | None) -> dict[str, list[Any]]:
+        """Return the values that those who may see `group` can find as proposals."""
         column = proposal.c
         rows = self.connection.execute(
             sa.select(column.field, column.mine).where(
                 column.record_type == self.declared.name,
                 column.record_key == key,
+                sa.or_(column.group_name.is_(None), column.group_name == group),
                 sa.or_(column.bundle == self.bundle, column.state == "open"),
             )
         )
@@ -160,10 +165,14 @@ class Landing:
         return found
 
     def _merged(self, theirs: Row, base: Values, mine: Values) -> Merge:
-        """Merge all fields of the type; what is not in `base` or `mine` is as it is there."""
-        names = [field.name for field in self.declared.fields]
-        now = {name: theirs[name] for name in names}
-        before = {name: base.get(name, now[name]) for name in names}
+        """Merge all fields of the type; what is not in `base` or `mine` is as it is there.
+
+        Of a field that belongs together with one of `mine` that cannot be known.
+        """
+        now = {field.name: theirs[field.name] for field in self.declared.fields}
+        names = list(now)
+        together = together_with(self.declared.groups, mine)
+        before = {n: base.get(n, None if n in together else now[n]) for n in names}
         after = {name: mine.get(name, before[name]) for name in names}
         return merge(before, after, now, self.declared.groups)
 

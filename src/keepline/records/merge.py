@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 from keepline.model import FieldGroup
@@ -28,7 +29,7 @@ class Merge:
     Where a field is in conflict `values` holds mine.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(repr=False)
     states: Mapping[str, FieldState]
 
     @property
@@ -61,6 +62,12 @@ def merge(
         for name, state in states.items()
     }
     return Merge(values, states)
+
+
+def together_with(groups: Iterable[FieldGroup], names: Collection[str]) -> set[str]:
+    """Return the fields of all groups that one of `names` belongs to."""
+    touched = (group.fields for group in groups if not set(group.fields).isdisjoint(names))
+    return set(chain.from_iterable(touched))
 
 
 def _together(states: Mapping[str, FieldState]) -> dict[str, FieldState]:

@@ -70,9 +70,9 @@ class Conflict:
     """
 
     record: RecordKey
-    base: Mapping[str, Any]
-    mine: Mapping[str, Any]
-    theirs: Mapping[str, Any]
+    base: Mapping[str, Any] = field(repr=False)
+    mine: Mapping[str, Any] = field(repr=False)
+    theirs: Mapping[str, Any] = field(repr=False)
     fields: Mapping[str, FieldState]
     revision: int
     changed_by: tuple[str, ...] = ()

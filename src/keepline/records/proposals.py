@@ -6,6 +6,7 @@ Values are as `forms` has them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,10 +43,10 @@ class Proposal:
     bundle: str
     record: RecordKey
     field: str
-    base: Any
-    mine: Any
-    theirs: Any
-    now: Any
+    base: Any = dataclasses.field(repr=False)
+    mine: Any = dataclasses.field(repr=False)
+    theirs: Any = dataclasses.field(repr=False)
+    now: Any = dataclasses.field(repr=False)
     state: str
     who: str
     proposed_at: datetime

@@ -14,8 +14,9 @@ from keepline.records.csv_rows import REJECTED_COLUMNS, Reject
 
 
 class RejectsFile:
-    """A CSV file with the columns of the rejected rows, each row's line and the reason.
+    """A CSV file of the rejected rows: each one's line, the reason, and its cells as they were.
 
+    So a row with too few cells, or too many, is rejected again until it is mended.
     It is made with the first row, for its owner alone, and takes no other file's place: beside
     `source` it gets a number where one is needed; a `path` that is there raises RecordError.
     `path` is None until there is a file. Without `wanted` there never is one.
@@ -36,7 +37,7 @@ class RejectsFile:
         self._source = source
         self._chosen = path
         self._header = [name for name in header if name not in REJECTED_COLUMNS]
-        self._kept = [place for place, name in enumerate(header) if name not in REJECTED_COLUMNS]
+        self._left_out = [n for n, name in enumerate(header) if name in REJECTED_COLUMNS]
         self._delimiter = delimiter
         self._wanted = wanted
         self._file: TextIO | None = None
@@ -61,13 +62,14 @@ class RejectsFile:
         if self._file is None:
             self._open()
         for each in rejected:
-            cells = each.cells
-            if len(cells) >= len(self._header):
-                cells = [cells[place] for place in self._kept if place < len(cells)]
-            blank = [""] * (len(self._header) - len(cells))
-            self._writer.writerow([*cells, *blank, each.line, each.reason])
+            self._writer.writerow([each.line, each.reason, *self._cells(each)])
         if self._file is not None:
             self._file.flush()
+
+    def _cells(self, rejected: Reject) -> list[str]:
+        if rejected.broken:  # one cell, which must not be a whole row
+            return [*rejected.cells, *([""] if len(self._header) == 1 else [])]
+        return [cell for n, cell in enumerate(rejected.cells) if n not in self._left_out]
 
     def _open(self) -> None:
         self.path, descriptor = self._made()
@@ -75,7 +77,8 @@ class RejectsFile:
             descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
         )
         self._writer = csv.writer(self._file, delimiter=self._delimiter, lineterminator="\n")
-        self._writer.writerow([*self._header, *REJECTED_COLUMNS])
+        # Before the others, so that they have their places in rows of any length.
+        self._writer.writerow([*REJECTED_COLUMNS, *self._header])
 
     def _made(self) -> tuple[Path, int]:
         flags, mode = os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600

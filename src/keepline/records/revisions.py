@@ -32,7 +32,7 @@ from keepline.records.images import (
 from keepline.records.values import same
 from keepline.store.access import may_see_group
 from keepline.store.current import Current, current
-from keepline.store.tables.records import change_feed, record_history
+from keepline.store.tables.records import change_feed, record_history, record_index
 
 #: What a value is compared with where there was none.
 _NOTHING: Mapping[str, Any] = {}
@@ -42,8 +42,8 @@ _NOTHING: Mapping[str, Any] = {}
 class Change:
     """A value before and after; None where there was none."""
 
-    before: Any
-    after: Any
+    before: Any = field(repr=False)
+    after: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Revision:
     op: str
     who: str | None
     at: datetime
-    why: str | None
+    why: str | None = field(repr=False)
     fields: Mapping[str, Change]
     subrows: tuple[SubrowChange, ...]
     after: RecordImage | None
@@ -128,6 +128,8 @@ def revisions(
     before = _State()
     for rows, state in _states(connection, declared, key):
         group = before.group if rows[0].op == "delete" else state.group
+        if rows[0].erased:
+            group = rows[0].last_group  # its own went with its content
         if may_see_group(group, principal):
             known = before if may_see_group(before.group, principal) else _State()
             found.append(_revision(declared, rows[0], known, state))
@@ -203,8 +205,12 @@ def _rows(record_type: str, key: str, since: int = 0, *, own: bool = False) -> s
         kept.record_key == feed.record_key,
         kept.revision == feed.revision,
     )
+    index = record_index.c
+    last = sa.select(index.group_name).where(
+        index.record_type == record_type, index.record_key == key
+    )
     query = (
-        sa.select(*kept, feed.actor, feed.changed_at)
+        sa.select(*kept, feed.actor, feed.changed_at, last.scalar_subquery().label("last_group"))
         .join_from(record_history, change_feed, together)
         .where(kept.record_type == record_type, kept.record_key == key, kept.revision >= since)
         # The record's own row comes first in its revision, the sub-table's name being empty.

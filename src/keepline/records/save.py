@@ -40,6 +40,17 @@ _STATE_CLASSES = {"22": Outcome.INVALID, "23": Outcome.INVALID}
 #: What keepline's own triggers refuse, by SQLSTATE on PostgreSQL and by text on SQLite.
 _FINALISED = ("KL002", "keepline: the record is finalised")
 _REASON = ("KL003", "keepline: a reason is required")
+_ERASED = ("KL004", "keepline: the subject is erased")
+
+
+#: How the reason of an import's revisions begins, by which imports know them again.
+IMPORTED = "import sha256:"
+
+
+class ImportReason(str):
+    """A reason that begins as those of imports do; `attempt` takes such from nobody else."""
+
+    __slots__ = ()
 
 
 class Abandoned(Exception):  # noqa: N818 - no error: it takes a result out of a rollback
@@ -85,7 +96,11 @@ def attempt(
     did there stays. When `step` raises Abandoned nothing is written, and its result is returned.
     Without a `connection`, `first` is a shorter way that is tried before: None says that it wrote
     nothing. Raises RecordError when the database fails in a way that is nobody's edit.
+
+    A reason that only imports may give is invalid, unless it is an ImportReason.
     """
+    if claims_import(reason):
+        return NOT_AN_IMPORT
     if connection is not None:
         return _once(lambda: _joined(connection, principal, reason, step))
     if first is not None and (short := _once(first)) is not None:
@@ -103,6 +118,17 @@ def attempt(
 
 #: The answer of a database that was waited for long enough already.
 _WAITED = SaveResult(Outcome.RETRYABLE, MESSAGES[Outcome.RETRYABLE])
+
+
+def claims_import(reason: str | None) -> bool:
+    """Return whether a reason says that an import wrote what none did."""
+    own = isinstance(reason, ImportReason)
+    return reason is not None and not own and reason.startswith(IMPORTED)
+
+
+NOT_AN_IMPORT = SaveResult(
+    Outcome.INVALID, f"only an import's reason begins with {IMPORTED!r}", None, "reason"
+)
 
 
 def _alone(
@@ -144,6 +170,8 @@ def refused(error: sa.exc.DBAPIError) -> SaveResult | None:
         return SaveResult(Outcome.FORBIDDEN, FINALISED)
     if said in _REASON:
         return SaveResult(Outcome.INVALID, REASON_NEEDED, None, "reason")
+    if said in _ERASED:
+        return SaveResult(Outcome.INVALID, "its subject is erased", None, "subject")
     outcome, constraint = _sqlite(error) if sqlite else _postgresql(error)
     if outcome is None:
         return None

@@ -80,7 +80,8 @@ def migrate_type(
     return plan
 
 
-def _check_allowed(plan: TypePlan, *, allow_data_loss: bool) -> None:
+def refusals(plan: TypePlan, *, allow_data_loss: bool = False) -> list[str]:
+    """Return a line for each step of a plan that `migrate_type` would refuse to make."""
     mistakes = [f"{plan.declared.name}: {step}" for step in plan.refused]
     if not allow_data_loss:
         mistakes += [
@@ -88,7 +89,11 @@ def _check_allowed(plan: TypePlan, *, allow_data_loss: bool) -> None:
             for step in plan.steps
             if step.lost and not step.refused
         ]
-    if mistakes:
+    return mistakes
+
+
+def _check_allowed(plan: TypePlan, *, allow_data_loss: bool) -> None:
+    if mistakes := refusals(plan, allow_data_loss=allow_data_loss):
         raise DeclarationError(mistakes)
 
 

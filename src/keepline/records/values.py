@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from keepline.errors import InvalidRecordError
@@ -131,6 +131,10 @@ def _blob(field: Field, value: bytes | bytearray | memoryview) -> bytes:
 def _datetime(field: Field, value: datetime) -> datetime:
     if value.tzinfo is None:
         raise InvalidRecordError(f"{field.name} needs a time zone")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidRecordError(f"{field.name} is, in UTC, not within years 1 to 9999") from None
     return value
 
 

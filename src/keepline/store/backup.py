@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,9 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _MAX_MANIFEST = 64 << 20
+
+#: Members that are read as text are settings and lists of tables: this is plenty.
+_MAX_TEXT = 4 << 20
 
 
 class _Hashed:
@@ -131,7 +135,7 @@ class BackupReader:
             self._members: dict[str, dict[str, Any]] = self.about["members"]
         except OSError as error:
             raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
-        except (zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RecursionError):
             raise InstanceError(f"{file} is no backup of keepline, or is damaged") from None
         if known != FORMAT:
             raise InstanceError(f"{file} was written by a newer keepline; upgrade keepline")
@@ -156,7 +160,7 @@ class BackupReader:
             digest, size = hashlib.sha256(), 0
             try:
                 with self._zip.open(name) as member:
-                    while chunk := member.read(_CHUNK):
+                    while size <= said["size_bytes"] and (chunk := member.read(_CHUNK)):
                         digest.update(chunk)
                         size += len(chunk)
             except (KeyError, OSError, zipfile.BadZipFile, ValueError, EOFError):
@@ -168,22 +172,46 @@ class BackupReader:
 
     @contextmanager
     def member(self, name: str) -> Iterator[IO[bytes]]:
-        """Give one member to read."""
+        """Give one member to read; raises InstanceError when the manifest does not name it."""
+        if name not in self._members:
+            raise InstanceError(f"{self._file} has no {name}: it is no backup, or is damaged")
         with self._zip.open(name) as member:
             yield member
 
     def text(self, name: str) -> str:
-        """Return one small member as text."""
-        return self._zip.read(name).decode()
+        """Return one small member as text; raises InstanceError for one above 4 MiB."""
+        with self.member(name) as member:
+            data = member.read(_MAX_TEXT + 1)
+        if len(data) > _MAX_TEXT:
+            raise InstanceError(f"{self._file}: {name} is too large to be what it is called")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise InstanceError(f"{self._file}: {name} is damaged; use another backup") from None
 
     def extract(self, name: str, path: Path) -> None:
-        """Write one member to a new file, for its owner alone, and bring it to the disk."""
+        """Write one member to a new file, for its owner alone, and bring it to the disk.
+
+        Raises InstanceError when there is such a file, which is left as it is, or no room; what
+        was begun is removed.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(path, flags, 0o600), "wb") as out, self.member(name) as member:
-            while chunk := member.read(_CHUNK):
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
+        with self.member(name) as member:
+            size = self._zip.getinfo(name).file_size
+            if size > shutil.disk_usage(path.parent).free:
+                raise InstanceError(f"there is no room for {path}: it has {size} bytes")
+            try:
+                descriptor = os.open(path, flags, 0o600)
+            except OSError as error:
+                raise InstanceError(f"{path} cannot be written: {error.strerror}") from error
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    shutil.copyfileobj(member, out, _CHUNK)
+                    out.flush()
+                    os.fsync(out.fileno())
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
 
 
 def sync_folder(folder: Path) -> None:

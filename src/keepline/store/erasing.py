@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,12 +17,14 @@ class Scope:
     """One subject's erasure: its number, its records, and how to know its identifier.
 
     `keys` maps each of the subject's records to its key from now on: a pseudonym where the old
-    one holds the identifier, else the same.
+    one holds the identifier, else the same. `past` names revisions that were about the subject
+    of records that are about somebody else, or nobody, by now: those stay, under their keys.
     """
 
     number: int
     keys: Mapping[RecordKey, str] = field(repr=False)
     mentions: Mentions
+    past: Mapping[RecordKey, Sequence[int]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -52,6 +54,21 @@ def of_records(table: sa.Table, keys: Mapping[RecordKey, str]) -> sa.ColumnEleme
         *(
             sa.and_(table.c.record_type == name, table.c.record_key.in_(wanted))
             for name, wanted in sorted(by_type.items())
+        ),
+    )
+
+
+def of_past(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:
+    """Return the condition on rows of `table`, which has revisions too, about past ones."""
+    return sa.or_(
+        sa.false(),
+        *(
+            sa.and_(
+                table.c.record_type == key.record_type,
+                table.c.record_key == key.key,
+                table.c.revision.in_(revisions),
+            )
+            for key, revisions in sorted(scope.past.items())
         ),
     )
 

@@ -2,8 +2,9 @@
 
 A mention is the identifier as a whole: no letter or digit before or after it, so that P-1 is not
 found in P-12. Case and Unicode normal form do not matter. Bytes are read as UTF-8, Latin-1 and
-UTF-16; in all of these also through JSON, HTML and URL escapes, and, for identifiers of four
-characters or more, through hexadecimal and base64; gzip, zlib and Zstandard are unpacked.
+UTF-16; in all of these also through JSON, HTML and URL escapes and doubled quotes, and, for
+identifiers of four characters or more, through hexadecimal and base64; gzip, zlib and Zstandard
+are unpacked. Then the identifier is looked for as any of Python's text encodings writes it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
+from encodings.aliases import aliases
 from urllib.parse import unquote_to_bytes
 
 import zstandard
@@ -31,15 +33,30 @@ _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){4,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{6,}")
 
 
-class Mentions:
-    """Answers whether a text or bytes mention one identifier. Its repr does not."""
+#: Encodings that do not write the same bytes at every place: a mark first, or shifts between.
+_MOVING = re.compile(r"utf_?7|utf_?(16|32)|utf_?8_sig|iso2022.*|hz")
 
-    def __init__(self, identifier: str) -> None:
+#: By how many bytes a text may begin late, where characters have more than one.
+_UNITS = {"utf_16_be": 2, "utf_16_le": 2, "utf_32_be": 4, "utf_32_le": 4}
+
+
+class Mentions:
+    """Answers whether a text or bytes mention one identifier. Its repr does not.
+
+    Of an identifier that is gone (None) nothing is a mention.
+    """
+
+    def __init__(self, identifier: str | None) -> None:
         self.identifier = identifier
+        if identifier is None:
+            self._whole, self._anywhere = re.compile(r"(?!)"), "\0"
+            self._encoded, self._written = False, dict[str, set[bytes]]()
+            return
         folded = re.escape(_folded(identifier))
         self._whole = re.compile(rf"(?<![^\W_]){folded}(?![^\W_])")
         self._anywhere = _folded(identifier)
         self._encoded = len(identifier) >= _ENCODED_FROM
+        self._written = _written(identifier)
 
     def __repr__(self) -> str:
         return "Mentions(...)"
@@ -62,7 +79,37 @@ class Mentions:
         """Return whether bytes mention the identifier, in any of the forms above."""
         if any(self.in_text(text, _depth) for text in _texts(raw)):
             return True
+        if any(self._whole.search(_folded(text)) for text in self._in_encodings(raw)):
+            return True
         return _depth > 0 and any(self.in_bytes(each, _depth - 1) for each in _unpacked(raw))
+
+    def _in_encodings(self, raw: bytes) -> Iterator[str]:
+        """Yield what bytes say in the encodings in which they hold the identifier."""
+        for encoding, forms in self._written.items():
+            unit = _UNITS.get(encoding, 1)
+            starts = {raw.find(form) % unit for form in forms if form in raw}
+            for text in (raw[start:].decode(encoding, "replace") for start in starts):
+                yield text
+                yield from _unescaped(text)
+        if b"+" in raw:
+            yield raw.decode("utf-7", "replace")
+
+
+def _written(identifier: str) -> dict[str, set[bytes]]:
+    """Return the bytes that encodings write for an identifier, in either case."""
+    cases = {identifier, identifier.lower(), identifier.upper()}
+    cases |= {each.replace('"', '""') for each in cases}
+    found: dict[str, set[bytes]] = {}
+    for encoding in sorted({*aliases.values()}):
+        try:
+            if _MOVING.fullmatch(encoding):
+                continue
+            forms = {each.encode(encoding) for each in cases}
+        except (UnicodeError, LookupError):
+            continue
+        if forms not in found.values():
+            found[encoding] = forms
+    return found
 
 
 def _folded(text: str) -> str:
@@ -86,6 +133,8 @@ def _unescaped(text: str) -> Iterator[str]:
     if "\\u" in text:
         units = _JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
         yield units.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if '""' in text or '\\"' in text:
+        yield text.replace('""', '"').replace('\\"', '"')
     if "&" in text and (plain := html.unescape(text)) != text:
         yield plain
     if "%" in text:

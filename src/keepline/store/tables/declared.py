@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -52,76 +53,79 @@ def check_declaration(declared: RecordType) -> None:
 
     Every name can be an SQL name, and nothing in it contradicts something else.
     """
-    _check_names(declared)
+    for mistake in mistakes_in(declared):
+        raise InvalidRecordError(mistake)
+
+
+def mistakes_in(declared: RecordType) -> Iterator[str]:
+    """Yield a line for each thing that keeps a declaration from being made into tables."""
+    yield from _names(declared)
     if declared.subject and declared.anonymous:
-        raise InvalidRecordError(f"{declared.name} is about subjects or anonymous, not both")
-    for field in declared.fields:
-        _check_field(field)
-    for subtable in declared.subtables:
-        for field in subtable.fields:
-            _check_field(field)
-    _check_groups(declared)
+        yield f"{declared.name} is about subjects or anonymous, not both"
+    for fields in (declared.fields, *(subtable.fields for subtable in declared.subtables)):
+        for field in fields:
+            yield from _in_field(field)
+    yield from _in_groups(declared)
 
 
-def _check_names(declared: RecordType) -> None:
+def _names(declared: RecordType) -> Iterator[str]:
     names = [declared.name, *(field.name for field in declared.fields)]
     for subtable in declared.subtables:
         names += [subtable.name, subtable.key, *(field.name for field in subtable.fields)]
-        if len(declared.subtable_name(subtable)) > _LONGEST:
-            raise InvalidRecordError(
+        if (longer := len(declared.subtable_name(subtable)) - _LONGEST) > 0:
+            yield (
                 f"the names {declared.name!r} and {subtable.name!r} are too long together; "
-                f"shorten them by {len(declared.subtable_name(subtable)) - _LONGEST} letters"
+                f"shorten them by {longer} letters"
             )
-    for name in names:
+    for name in dict.fromkeys(names):
         if not _NAME.match(name) or "__" in name:
-            raise InvalidRecordError(
+            yield (
                 f"{name!r} is not a usable name: small letters, digits and single _, "
                 "a letter first, at most 31"
             )
     if declared.name in RESERVED_TYPES:
-        raise InvalidRecordError(
-            f"a type cannot be called {declared.name!r}: queries have a table of that name"
-        )
-    _check_distinct([field.name for field in declared.fields] + list(RESERVED))
-    _check_distinct([subtable.name for subtable in declared.subtables])
+        yield f"a type cannot be called {declared.name!r}: queries have a table of that name"
+    yield from _taken([*(field.name for field in declared.fields), *RESERVED])
+    yield from _taken([subtable.name for subtable in declared.subtables])
     for subtable in declared.subtables:
-        _check_distinct([subtable.key, *(field.name for field in subtable.fields), *RESERVED])
+        yield from _taken([subtable.key, *(field.name for field in subtable.fields), *RESERVED])
 
 
-def _check_field(field: Field) -> None:
+def _in_field(field: Field) -> Iterator[str]:
     if field.type not in _TYPES:
         known = ", ".join(_TYPES)
-        raise InvalidRecordError(f"{field.name}: no field type {field.type!r}; one of: {known}")
+        yield f"{field.name}: no field type {field.type!r}; one of: {known}"
+        return
     values = (*field.choices, *field.missing_codes)
     kinds = _PYTHON.get(field.type, ())
     if any(not isinstance(value, kinds) or isinstance(value, bool) for value in values):
-        raise InvalidRecordError(
-            f"{field.name}: choices and missing codes are values of a text, integer or real field"
-        )
-    bounds = (field.minimum, field.maximum)
-    if bounds != (None, None) and field.type not in ("integer", "real"):
-        raise InvalidRecordError(f"{field.name}: only a number has a minimum or maximum")
-    if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]  # neither is None
-        raise InvalidRecordError(f"{field.name}: the minimum is above the maximum")
+        yield f"{field.name}: choices and missing codes are values of a text, integer or real field"
+    if field.type in ("integer", "real"):
+        if None not in (field.minimum, field.maximum) and field.minimum > field.maximum:  # type: ignore[operator]  # neither is None
+            yield f"{field.name}: the minimum is above the maximum"
+    elif (field.minimum, field.maximum) != (None, None):
+        yield f"{field.name}: only a number has a minimum or maximum"
     if field.max_bytes is not None and (field.type != "blob" or field.max_bytes < 1):
-        raise InvalidRecordError(f"{field.name}: only a blob has max_bytes, of at least 1")
+        yield f"{field.name}: only a blob has max_bytes, of at least 1"
 
 
-def _check_groups(declared: RecordType) -> None:
-    _check_distinct([group.name for group in declared.groups])
+def _in_groups(declared: RecordType) -> Iterator[str]:
+    yield from _taken([group.name for group in declared.groups])
     grouped = [name for group in declared.groups for name in group.fields]
-    _check_distinct(grouped)
+    yield from _taken(grouped)
     known = {field.name for field in declared.fields}
-    if unknown := [name for name in grouped if name not in known]:
-        raise InvalidRecordError(f"a group names the field {unknown[0]!r}, which is not there")
-    if lonely := [group.name for group in declared.groups if len(group.fields) < 2]:
-        raise InvalidRecordError(f"the group {lonely[0]!r} needs two fields or more")
+    for name in dict.fromkeys(grouped):
+        if name not in known:
+            yield f"a group names the field {name!r}, which is not there"
+    for group in declared.groups:
+        if len(group.fields) < 2:
+            yield f"the group {group.name!r} needs two fields or more"
 
 
-def _check_distinct(names: list[str]) -> None:
-    for name in names:
+def _taken(names: list[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
         if names.count(name) > 1:
-            raise InvalidRecordError(f"the name {name!r} is taken")
+            yield f"the name {name!r} is taken"
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,8 @@
 The actor, the reason and whether a transaction erases are its settings `keepline.actor`,
 `keepline.reason` and `keepline.erasing` (empty for a writer that goes around the library). The
 stamping trigger's name sorts last, so that it sees what other BEFORE triggers made of the row.
-A revision counts transactions: `rev_txn` remembers the last one.
+A revision counts transactions, and within one what each writer does for each reason: `rev_txn`
+remembers the last transaction, the feed and the history who wrote and why.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keepline.model import Field, RecordType, SubTable
+from keepline.store.triggers import postgresql_subjects
 from keepline.store.triggers.guarded import APPEND_ONLY, ERASABLE, NEVER_TRUNCATED
 from keepline.store.triggers.postgresql_functions import FUNCTIONS
 
@@ -75,6 +77,7 @@ def fixed_triggers() -> list[Trigger]:
         ),
         *(_no_truncate(table) for table in NEVER_TRUNCATED),
         Trigger("sent_log_final", "sent_log", changed, "keepline_sent_final"),
+        _living("proposal"),
     ]
 
 
@@ -100,6 +103,8 @@ def record_triggers(declared: RecordType) -> list[Trigger]:
         ),
         _no_truncate(table),
     ]
+    if declared.subject:
+        triggers.append(_living(table))
     for subtable in declared.subtables:
         triggers += [*_subrows(declared, subtable), _no_truncate(declared.subtable_name(subtable))]
     return triggers
@@ -131,6 +136,10 @@ def _subrows(declared: RecordType, subtable: SubTable) -> list[Trigger]:
 
 def _blobs(fields: Sequence[Field]) -> str:
     return ",".join(field.name for field in fields if field.type == "blob")
+
+
+def _living(table: str) -> Trigger:
+    return Trigger(postgresql_subjects.NAME, table, postgresql_subjects.WHEN, "keepline_subject")
 
 
 def _no_truncate(table: str) -> Trigger:

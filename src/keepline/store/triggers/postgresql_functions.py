@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keepline.store.triggers.guarded import FINALISED, FIXED_KEY, NO_REASON, SENT_FINAL, STAMPS
 from keepline.store.triggers.postgresql_images import PLAIN
+from keepline.store.triggers.postgresql_subjects import BODY as _LIVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,13 @@ BEGIN
         -- Before its feed's row is written, other triggers may change the row again.
         SELECT * INTO fed FROM change_feed WHERE record_type = TG_ARGV[0]
             AND record_key = OLD.record_key AND revision = OLD.revision;
-        again := fed.id IS NULL OR fed.changed_at >= transaction_timestamp();
+        -- Who else writes in this transaction, or for another reason, makes another revision.
+        again := fed.id IS NULL OR (fed.changed_at >= transaction_timestamp()
+            AND fed.actor IS NOT DISTINCT FROM NULLIF(current_setting('keepline.actor', true), '')
+            AND NULLIF(current_setting('keepline.reason', true), '') IS NOT DISTINCT FROM (
+                SELECT h.reason FROM record_history AS h WHERE h.record_type = TG_ARGV[0]
+                AND h.record_key = OLD.record_key AND h.revision = OLD.revision
+                AND h.subtable = '' AND h.sub_key = ''));
     END IF;
     IF TG_OP <> 'INSERT' AND current_setting('keepline.erasing', true) IS DISTINCT FROM 'on' THEN
         IF TG_ARGV[1] = 'finalised' THEN
@@ -291,6 +298,7 @@ FUNCTIONS = (
     Function("keepline_kept", _KEPT),
     Function("keepline_no_truncate", _NO_TRUNCATE),
     Function("keepline_sent_final", _SENT_FINAL),
+    Function("keepline_subject", _LIVING),
     Function("keepline_stamp", _STAMP),
     Function("keepline_feed", _FEED, settings=PLAIN),
     Function("keepline_subrows", _SUBROWS, settings=PLAIN),

@@ -10,7 +10,7 @@ triggers' own writes from anybody else's.
 from __future__ import annotations
 
 from keepline.model import RecordType
-from keepline.store.triggers import sqlite_records
+from keepline.store.triggers import sqlite_records, sqlite_subjects
 from keepline.store.triggers.guarded import APPEND_ONLY, ERASABLE, SENT_FINAL
 from keepline.store.triggers.sqlite_statements import ERASING, STAMPING, Trigger
 
@@ -51,8 +51,7 @@ def fixed() -> list[str]:
 def record(declared: RecordType) -> list[str]:
     """Return the statements for a record type's tables, in order; they can be run again."""
     gone = [f"DROP TRIGGER IF EXISTS {name}" for name in sqlite_records.unneeded(declared)]
-    made = sqlite_records.record_triggers(declared)
-    return gone + [line for trigger in made for line in trigger.statements()]
+    return gone + [line for trigger in record_triggers(declared) for line in trigger.statements()]
 
 
 def fixed_triggers() -> list[Trigger]:
@@ -60,12 +59,13 @@ def fixed_triggers() -> list[Trigger]:
     triggers = []
     for table in (*APPEND_ONLY, *ERASABLE):
         triggers += [_no_replace(table), _no_update(table), _no_delete(table)]
-    return triggers + _sent_final()
+    return [*triggers, *sqlite_subjects.triggers("proposal"), *_sent_final()]
 
 
 def record_triggers(declared: RecordType) -> list[Trigger]:
     """Return the triggers of a record type's tables."""
-    return sqlite_records.record_triggers(declared)
+    living = sqlite_subjects.triggers(declared.table_name) if declared.subject else []
+    return [*sqlite_records.record_triggers(declared), *living]
 
 
 def _refused(table: str) -> str:
