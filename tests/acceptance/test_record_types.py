@@ -65,3 +65,29 @@ def test_every_mistake_has_a_line(folder: Path) -> None:
         "subjct: no such key; did you mean subject?",
         "fields.a.typ: no such key; did you mean type?",
     }
+
+
+def test_a_dry_run_is_refused_as_the_migration_would_be(folder: Path) -> None:
+    file = folder / "types" / "vial.toml"
+    file.write_text(FIRST)
+    keepline("records", "types", "migrate", cwd=folder)
+    (folder / "in.csv").write_text("key,label,volume\nv1,x,1.5\n")
+    keepline("records", "import", "in.csv", "--type", "vial", cwd=folder)
+    file.write_text(SECOND)
+    migrate = ("records", "types", "migrate")
+    dry = keepline(*migrate, "--dry-run", cwd=folder, status=2)
+    assert "vial (would be refused):" in dry.stdout
+    assert "--allow-data-loss" in dry.stderr
+    assert dry.stderr == keepline(*migrate, cwd=folder, status=2).stderr
+    allowed = keepline(*migrate, "--dry-run", "--allow-data-loss", cwd=folder)
+    assert "vial (would be done):" in allowed.stdout
+
+
+def test_an_applied_type_that_no_file_declares_is_said(folder: Path) -> None:
+    file = folder / "types" / "vial.toml"
+    file.write_text(FIRST)
+    keepline("records", "types", "migrate", cwd=folder)
+    file.unlink()
+    said = keepline("records", "types", "migrate", cwd=folder).stdout
+    assert "vial is applied and no file declares it" in said
+    assert keepline_json("records", "types", "migrate", cwd=folder)["undeclared"] == ["vial"]

@@ -354,11 +354,19 @@ class Editors(RuleBasedStateMachine):
         self.model.put(key, row, inside=inside)
         self.hold(Editor(obj, who, View(row), dict(START)))
 
-    @rule(places=st.lists(PLACES, min_size=1, max_size=4), atomic=st.booleans(), wish=st.booleans())
-    def save_many(self, places: list[int], atomic: bool, wish: bool) -> None:
+    @rule(
+        places=st.lists(PLACES, min_size=1, max_size=4),
+        mine=st.lists(CHANGES, max_size=2),
+        atomic=st.booleans(),
+        wish=st.booleans(),
+    )
+    def save_many(self, places: list[int], mine: Changes, atomic: bool, wish: bool) -> None:
+        """Save several editors' records as one batch, after all of them typed the same."""
         chosen = list(dict.fromkeys(filter(None, map(self.editor, places))))
         if not chosen:
             return
+        for editor in chosen:
+            self._type(editor, mine)
         keys = {editor.key for editor in chosen}
         inside = any(self.inside(key, wish) for key in keys)
         writer = self.writer(inside, ANN)
@@ -541,7 +549,21 @@ class Editors(RuleBasedStateMachine):
     @precondition(lambda self: self.bundles and self.model.txn is None)
     @rule(place=PLACES, times=st.integers(1, 2))
     def check_in(self, place: int, times: int) -> None:
-        taken = self.bundles[place % len(self.bundles)]
+        self._check_in(self.bundles[place % len(self.bundles)], times)
+
+    @precondition(lambda self: self.bundles and self.model.txn is None)
+    @rule(place=PLACES, key=KEYS, edit=CHANGES)
+    def check_in_early_and_late(self, place: int, key: int, edit: tuple[str, Any]) -> None:
+        """Bring a bundle, and bring it again after somebody took the edit back."""
+        place %= len(self.bundles)
+        taken = self.bundles[place]
+        self.edit_bundle(place, key, [edit], False)
+        self._check_in(taken, 1)
+        if (base := taken.rows.get(self.key(key))) is not None and base.values is not None:
+            self.raw_update(key, (edit[0], base.values[edit[0]]), False)
+        self._check_in(taken, 1)
+
+    def _check_in(self, taken: Taken, times: int) -> None:
         for _ in range(times):
             bundle = Bundle.from_json(json.loads(json.dumps(taken.bundle.to_json())))
             checkin(bundle, EDITED, instance=self.instance, principal=BEN)

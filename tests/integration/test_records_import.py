@@ -274,12 +274,13 @@ def test_local_times_need_a_zone_in_which_they_were_once(
 def test_a_subject_is_found_or_made_and_never_exchanged(instance: StoreInstance) -> None:
     apply_type(instance.store, PERSON, ANN)
     text = "record_key,subject,note\na,P-1,x\nb,P-1,y\nc,,z\n"
-    assert counts(imported(instance, text, declared=PERSON)) == {"inserted": 3}
+    report = imported(instance, text, declared=PERSON)
+    assert counts(report) == {"inserted": 2, "rejected": 1}
+    assert report.rejects == [(4, "c: the subject needs a value")]
     found = {key: each.subject for key, each in records(instance, PERSON).items()}
     assert found["a"] == found["b"] is not None
-    assert found["c"] is None
     report = imported(instance, text.replace("a,P-1", "a,P-2"), declared=PERSON)
-    assert counts(report) == {"unchanged": 2, "rejected": 1}
+    assert counts(report) == {"unchanged": 1, "rejected": 2}
 
 
 def test_records_of_other_groups_are_not_touched(instance: StoreInstance) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def found(visits: Store, instance: StoreInstance) -> Make:
+def found(visits: Store, tmp_path: Path) -> Make:
     """Return what finds records, as ``type/key``, among four of two types, one deleted."""
+    instance = StoreInstance(visits, tmp_path)
     visit, strict = business_class(VISIT), business_class(STRICT)
     person = subjects.add("P-1", group="red", instance=instance).number
     visit.create("everybodys", {}, instance=instance)
@@ -72,9 +74,8 @@ def test_records_of_other_groups_are_not_found(found: Make) -> None:
     assert found(principal=NOBODY, subject=1, groups=["red"]) == []
 
 
-def test_queries_show_the_index_and_no_identifier_of_other_groups(
-    found: Make, visits: Store
-) -> None:
+@pytest.mark.usefixtures("found")
+def test_queries_show_the_index_and_no_identifier_of_other_groups(visits: Store) -> None:
     asked = host(records_module(visits), rita={"red"}, ned=set())
     for user, keys, people in (
         ("admin", 4, [("P-1",)]),

@@ -119,6 +119,36 @@ def test_every_mistake_is_said_at_once_with_the_file(tmp_path: Path) -> None:
     assert all(mistake.startswith(f"{file}: ") for mistake in caught.value.mistakes)
 
 
+def test_a_mistake_hides_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(
+        "[fields]\n"
+        'smoker = "boolean"\n'
+        "a = { typ = 'text' }\n"
+        "B = {}\n"
+        "c = { minimum = 1, max_bytes = 2 }\n"
+        "d = { type = 'real', minimum = 2, maximum = 1, choices = ['x'] }\n"
+        "[groups.g]\nfields = ['a', 'z']\n"
+    )
+    with pytest.raises(DeclarationError) as caught:
+        read(file)
+    assert [each.removeprefix(f"{file}: ") for each in caught.value.mistakes] == [
+        'fields.smoker: write smoker = { type = "boolean" }',
+        "fields.a.typ: no such key; did you mean type?",
+        "'B' is not a usable name: small letters, digits and single _, a letter first, at most 31",
+        "c: only a number has a minimum or maximum",
+        "c: only a blob has max_bytes, of at least 1",
+        "d: choices and missing codes are values of a text, integer or real field",
+        "d: the minimum is above the maximum",
+        "a group names the field 'z', which is not there",
+    ]
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_bytes(b"\xef\xbb\xbf[fields]\nlabel = {}\n")
+    assert read(tmp_path / "t.toml") == RecordType("t", (Field("label"),))
+
+
 @pytest.mark.parametrize("content", [None, b"\xff"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "t.toml"

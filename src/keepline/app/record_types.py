@@ -93,8 +93,8 @@ def migrate_types(
 
     `wanted` are TOML files, or names of types that are available; without them those of the
     instance's folder, and those of plug-ins that are applied. A refused one does not stop the
-    others. Types that are already so are left out. A dry run tells what would be refused. Raises DeclarationError for files that
-    declare nothing valid, before anything is changed.
+    others. Types that are already so are left out. A dry run tells what would be refused.
+    Raises DeclarationError for files that declare nothing valid, before anything is changed.
     """
     migrations = []
     for declared in _wanted(instance, wanted):

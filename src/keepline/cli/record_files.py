@@ -232,8 +232,9 @@ def _say_imported(result: ImportReport) -> None:
     from keepline.cli import report
 
     would = " would be" if result.dry_run else ""
+    rows = "1 row" if result.rows == 1 else f"{result.rows} rows"
     report.say(
-        f"{result.rows} {'row' if result.rows == 1 else 'rows'}:{would} {result.inserted} inserted, {result.updated} updated, "
+        f"{rows}:{would} {result.inserted} inserted, {result.updated} updated, "
         f"{result.unchanged} unchanged, {result.existing} left alone, "
         f"{result.overlapping} overlapping with edits, {result.rejected} rejected."
     )

@@ -57,7 +57,8 @@ def warn(line: str) -> None:
 def text(value: Any) -> str:
     """Return a value as people read it: times to the second with their zone, numbers short.
 
-    Of bytes their number is told. What a terminal could take for a command of its own is shown escaped.
+    Of bytes their number is told. What a terminal could take for a command of its own is shown
+    escaped.
     """
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

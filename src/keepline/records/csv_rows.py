@@ -186,7 +186,7 @@ class CsvRows:
         key = form.key or next((n for n in ("record_key", "key") if n in self.header), None)
         if key is None:
             raise RecordError(
-                f"{self.path} has no column record_key; {self._there('name the keys by --key: ')}"
+                f"{self.path} has no column record_key: {self._there('name one with --key; ')}"
             )
         found: dict[str, tuple[int, Field | None]] = {"": (self.header.index(key), None)}
         for place, column in enumerate(self.header):

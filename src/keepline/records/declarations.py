@@ -223,7 +223,7 @@ def _leave_out(found: dict[str, Any], place: Sequence[int | str]) -> None:
                 found["subtables"][subtable]["fields"][name] = {}
         case ["subtables" | "groups" as kind, str() as name, *_]:
             found[kind].pop(name, None)
-        case [name, *_]:
+        case [str() as name, *_]:
             found.pop(name, None)
 
 
