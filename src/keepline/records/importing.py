@@ -14,9 +14,7 @@ file's digest; nobody else can give such a reason.
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -123,12 +121,9 @@ def import_csv(
     report = ImportReport(path, rows.digest, dry_run=options.dry_run)
     delimiter = (form or CsvForm()).delimiter
     wanted = not options.dry_run
-    with (
-        RejectsFile(path, rows.header, delimiter, options.rejects, wanted=wanted) as rejects,
-        _Keys() as keys,
-    ):
+    with RejectsFile(path, rows.header, delimiter, options.rejects, wanted=wanted) as rejects:
         for batch, read in _batches(rows):
-            done = run.take(keys.once(batch))
+            done = run.take(batch)
             rejects.add(done.rejected)
             _count(report, done, len(batch))
             if progress is not None:
@@ -188,7 +183,9 @@ class _Import:
             else:
                 answer = take_one(landing, self._store, step)
             if isinstance(answer, SaveResult):
-                done.rejected.append(Reject(row.line, row.cells, row.raw, answer.message))
+                done.rejected.append(
+                    Reject(row.line, row.cells, row.raw, f"{row.key}: {answer.message}")
+                )
             else:
                 done.outcomes.append(answer)
         done.rejected.sort(key=lambda each: each.line)
@@ -250,30 +247,6 @@ class _Import:
             return
         if self._subject(connection, row.subject) != theirs.get("subject_no"):
             raise Refused(Outcome.INVALID, "the record is about another subject, or about none")
-
-
-class _Keys:
-    """The keys that a file has had so far, in a file of its own when they are many."""
-
-    def __enter__(self) -> _Keys:
-        self._file = sqlite3.connect("", isolation_level=None)  # SQLite's own temporary file
-        self._file.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def once(self, batch: Sequence[GoodRow | Reject]) -> list[GoodRow | Reject]:
-        """Return the rows, with those rejected whose key an earlier row has."""
-        return [each if isinstance(each, Reject) else self._once(each) for each in batch]
-
-    def _once(self, row: GoodRow) -> GoodRow | Reject:
-        statement = "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING line"
-        with closing(self._file.execute(statement, (row.key, row.line))) as added:
-            if added.fetchone():
-                return row
-        found = self._file.execute("SELECT line FROM seen WHERE key = ?", (row.key,)).fetchone()
-        return Reject(row.line, row.cells, row.raw, f"the key stands on line {found[0]} already")
 
 
 def _batches(rows: CsvRows) -> Iterator[tuple[list[GoodRow | Reject], int]]:
