@@ -184,7 +184,7 @@ class _Import:
                 answer = take_one(landing, self._store, step)
             if isinstance(answer, SaveResult):
                 done.rejected.append(
-                    Reject(row.line, row.cells, row.raw, f"{row.key}: {answer.message}")
+                    Reject(row.line, row.cells, row.raw, answer.message)
                 )
             else:
                 done.outcomes.append(answer)
