@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zoneinfo
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -141,7 +142,11 @@ def _strptime(form: str) -> Callable[[str], datetime]:
 def _format(option: str, form: str | None, example: str) -> str | None:
     """Return a format by which a date is read as it was written; raises RecordError."""
     try:
-        if form is None or _strptime(form)(_SAMPLE.strftime(form)).date() == _SAMPLE.date():
+        # Python 3.13 warns of a date without a year, which is refused here anyway.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            whole = form is None or _strptime(form)(_SAMPLE.strftime(form)).date() == _SAMPLE.date()
+        if whole:
             return form
     except ValueError:
         pass
