@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,10 @@ from tests.stores import around
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Instance:
-    """An instance with records, on SQLite; closed."""
-    made = plant(tmp_path / "here")
-    made.close()
-    return made
+def instance(tmp_path: Path) -> Iterator[Instance]:
+    """An instance with records, on SQLite."""
+    with plant(tmp_path / "here") as made:
+        yield made
 
 
 def _rewrite(file: Path, name: str, change: bytes) -> None:
