@@ -9,12 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from keepline.config import Settings
 from keepline.model import Field, Principal, RecordType, SubTable
 from keepline.store import Store, schema
 from keepline.store.tables import common
+
+#: Marks of a test that is about one of the databases alone.
+on_sqlite = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("store", ["postgresql", "old-postgresql"], indirect=True)
 
 ANN = Principal("ann", sees_all=True)
 BEN = Principal("ben", sees_all=True)

@@ -20,6 +20,7 @@ import pytest
 from keepline.app.instance import open_instance
 from keepline.model import to_us
 from tests.acceptance.command import keepline, keepline_json
+from tests.needs import give_up
 
 FOLDER = Path(
     os.environ.get("KEEPLINE_TEST_SKAB")
@@ -28,9 +29,8 @@ FOLDER = Path(
 RECIPIENT = '\n[recipients.ledger]\ntransport = "database"\nurl = "sqlite:///ledger.db"\n'
 OPTIONS = ("--instrument", "bench", "--tz", "Europe/Moscow", "--time-column", "datetime")
 
-pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason=f"no SKAB files in {FOLDER}: set KEEPLINE_TEST_SKAB to have them"
-)
+if not FOLDER.is_dir():
+    give_up(f"no SKAB files in {FOLDER}: set KEEPLINE_TEST_SKAB to have them")
 
 
 @pytest.fixture(scope="module")

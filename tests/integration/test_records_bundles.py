@@ -22,7 +22,7 @@ from keepline.records.checkins import CheckInReport, checkin
 from keepline.records.proposals import proposals
 from keepline.records.revisions import history
 from keepline.store.recordset import fetch
-from tests.stores import ANN, BEN, SPECIMEN, StoreInstance
+from tests.stores import ANN, BEN, SPECIMEN, StoreInstance, on_sqlite
 
 START = {"label": "first", "pieces": 1, "weight": 2.0, "frozen": False, "extra": {"n": [1]}}
 
@@ -240,9 +240,8 @@ Spoil = Callable[[dict[str, Any]], object]
     ],
     ids=map(str, range(16)),
 )
+@on_sqlite  # no matter of the database
 def test_what_is_no_bundle_is_refused_whole(instance: StoreInstance, spoil: Spoil) -> None:
-    if instance.store.dialect != "sqlite":
-        pytest.skip("no matter of the database")
     put(instance, "a")
     found = json.loads(json.dumps(out(instance).to_json()))
     spoil(found)

@@ -13,7 +13,7 @@ from keepline.errors import ConflictError, RecordError
 from keepline.records import BusinessObject, Outcome, business_class, history, put_record
 from keepline.records.joined import _ledgers
 from keepline.store import Store
-from tests.stores import ANN, BEN, SPECIMEN, StoreInstance, around
+from tests.stores import ANN, BEN, SPECIMEN, StoreInstance, around, on_postgresql, on_sqlite
 
 Specimen = business_class(SPECIMEN)
 Opener = Callable[..., BusinessObject]
@@ -182,9 +182,8 @@ def test_a_commit_that_fails_restores(opened: Opener, store: Store) -> None:
     assert stored(store).label == "first"
 
 
+@on_postgresql
 def test_a_commit_of_a_failed_transaction_is_no_commit(opened: Opener, store: Store) -> None:
-    if store.dialect != "postgresql":
-        pytest.skip("SQLite goes on after an error")
     obj = opened()
     with store.engine.connect() as connection:
         obj["label"] = "lost"
@@ -227,9 +226,8 @@ def test_the_savers_name_is_kept_and_the_callers_comes_back(
     assert [tuple(row) for row in reasons] == [("a", "a reason")]
 
 
+@on_sqlite
 def test_a_stale_sqlite_transaction_is_retryable(opened: Opener, store: Store) -> None:
-    if store.dialect != "sqlite":
-        pytest.skip("about SQLite's snapshots")
     obj, other = opened(), opened()
     obj["label"], other["pieces"] = "mine", 7
     with store.engine.connect() as connection:  # BEGIN, deferred
@@ -241,11 +239,10 @@ def test_a_stale_sqlite_transaction_is_retryable(opened: Opener, store: Store) -
     assert obj.save() is Outcome.MERGED
 
 
+@on_postgresql
 def test_a_serialization_failure_in_a_joined_transaction_is_retryable(
     opened: Opener, store: Store
 ) -> None:
-    if store.dialect != "postgresql":
-        pytest.skip("about PostgreSQL's isolation levels")
     obj, other = opened(), opened()
     obj["label"], other["pieces"] = "mine", 7
     engine = store.engine.execution_options(isolation_level="REPEATABLE READ")
@@ -256,9 +253,8 @@ def test_a_serialization_failure_in_a_joined_transaction_is_retryable(
     assert obj.save() is Outcome.MERGED
 
 
+@on_postgresql
 def test_a_connection_that_commits_by_itself_is_refused(opened: Opener, store: Store) -> None:
-    if store.dialect != "postgresql":
-        pytest.skip("on SQLite a transaction is begun then")
     obj = opened()
     obj["label"] = "second"
     engine = store.engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -27,7 +27,7 @@ from keepline.records.revisions import (
 from keepline.store import Store
 from keepline.store.recordset import fetch
 from keepline.store.tables.records import record_history
-from tests.stores import ANN, BEN, SPECIMEN, StoreInstance, around
+from tests.stores import ANN, BEN, SPECIMEN, StoreInstance, around, on_sqlite
 
 NOON = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 VALUES = {"label": "first", "pieces": 1, "weight": 2.0, "taken": NOON, "extra": {"n": 1.0}}
@@ -266,9 +266,8 @@ def test_dates_blobs_and_odd_numbers_come_back_as_they_are_read(instance: StoreI
         assert repr(last.values["weight"]) == repr(number).replace("-0.0", "0.0")
 
 
+@on_sqlite
 def test_weakly_typed_values_stay_as_they_are(instance: StoreInstance) -> None:
-    if instance.store.dialect != "sqlite":
-        pytest.skip("PostgreSQL holds no value of another type")
     put(instance.store)
     change(instance.store, "UPDATE rec_specimen SET weight = 'heavy', pieces = 1.5")
     found = told(instance)[-1].after

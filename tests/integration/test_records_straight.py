@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from keepline.errors import InstanceError
 from keepline.records import BusinessObject, Outcome, business_class, put_record
-from tests.stores import ANN, SPECIMEN, StoreInstance, around
+from tests.stores import ANN, SPECIMEN, StoreInstance, around, on_postgresql
 
 Specimen = business_class(SPECIMEN)
 RAW = "UPDATE rec_specimen SET pieces = 9 WHERE record_key = 'a'"
@@ -74,11 +74,10 @@ def test_a_refused_save_leaves_no_trace(obj: BusinessObject, instance: StoreInst
         assert connection.exec_driver_sql("SELECT count(*) FROM change_feed").scalar_one() == 3
 
 
+@on_postgresql
 def test_a_server_that_cut_idle_connections_is_asked_anew(
     obj: BusinessObject, instance: StoreInstance
 ) -> None:
-    if instance.store.dialect == "sqlite":
-        pytest.skip("SQLite has no connection that could be cut")
     with instance.store.read() as connection:
         number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
     with around(instance.store) as other:
@@ -87,11 +86,10 @@ def test_a_server_that_cut_idle_connections_is_asked_anew(
     assert obj.save() is Outcome.SAVED
 
 
+@on_postgresql
 def test_a_save_that_is_cut_off_is_one_clear_error(
     obj: BusinessObject, instance: StoreInstance
 ) -> None:
-    if instance.store.dialect == "sqlite":
-        pytest.skip("SQLite has no connection that could be cut")
     raised: list[BaseException] = []
 
     def save() -> None:

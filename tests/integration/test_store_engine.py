@@ -16,7 +16,7 @@ from keepline.store import Store, quarantine, schema
 from keepline.store.access import visible
 from keepline.store.recordset import fetch
 from keepline.store.tables.declared import record_table, record_tables
-from tests.stores import ANN, BEN, SPECIMEN, around
+from tests.stores import ANN, BEN, SPECIMEN, around, on_postgresql
 
 TABLE = record_table(SPECIMEN, record_tables(SPECIMEN))
 
@@ -123,12 +123,11 @@ def test_a_full_sqlite_is_one_clear_error_and_nothing_is_written(tmp_path: Path)
     store.close()
 
 
+@on_postgresql
 @pytest.mark.parametrize("at_commit", [False, True])
 def test_a_connection_that_is_cut_within_a_write_is_one_clear_error(
     store: Store, at_commit: bool
 ) -> None:
-    if store.dialect == "sqlite":
-        pytest.skip("SQLite has no connection that could be cut")
 
     def write_and_be_cut_off() -> None:
         with store.write(ANN) as connection:
