@@ -7,6 +7,7 @@ down. Secrets belong in the environment, and never show in a repr.
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +17,6 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from keepline.errors import ConfigError, InstanceError
@@ -171,14 +171,22 @@ def load(folder: Path) -> Settings:
     file = folder / FILE_NAME
     if not file.is_file():
         raise InstanceError(f"no {FILE_NAME} in {folder}; `keepline init {folder}` makes one")
-    _check_variables()
     try:
-        values = TomlConfigSettingsSource(Settings, toml_file=file)()
-        return Settings(**values)
-    except ValueError as error:
-        raise ConfigError(f"{file}: {first_mistake(error)}") from None
+        return parse(file.read_bytes(), str(file))
     except OSError as error:
         raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def parse(text: bytes, origin: str) -> Settings:
+    """Return the settings that a keepline.toml makes, with the environment's over them.
+
+    Raises ConfigError with the place of the first mistake; `origin` stands before it.
+    """
+    _check_variables()
+    try:
+        return Settings(**tomllib.loads(text.decode()))
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {first_mistake(error)}") from None
 
 
 def _check_variables() -> None:

@@ -3,7 +3,11 @@
 import contextlib
 import hashlib
 import json
+import resource
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import tomllib
 import zipfile
@@ -15,10 +19,12 @@ import sqlalchemy as sa
 
 from keepline.app import backups
 from keepline.app.instance import Instance, init_instance, open_instance
+from keepline.app.subjects import parts
 from keepline.errors import InstanceError, SchemaTooNewError
 from keepline.model import Principal, StreamSpec, utc_now
-from keepline.records import subjects
+from keepline.records import erasing, subjects
 from keepline.store import Store
+from keepline.store.backup import BackupWriter
 from tests.planted import ANN, VISIT, plant
 from tests.stores import around
 
@@ -256,3 +262,177 @@ def test_revisions_of_the_old_life_do_not_come_again(
             fed = "SELECT revision FROM change_feed WHERE record_key = 'plain' ORDER BY id"
             revisions = connection.exec_driver_sql(fed).scalars().all()
     assert [each > highest for each in revisions[-1 - again :]] == [True] * (1 + again)
+
+
+DECLARED = 'comment = "A vial"\n[fields]\nlabel = { required = true }\n'
+
+
+@pytest.mark.parametrize("named", ["types", "declared", "../shared"])
+def test_declarations_of_record_types_come_along(tmp_path: Path, named: str) -> None:
+    folder = tmp_path / "here"
+    init_instance(folder).close()
+    with (folder / "keepline.toml").open("a") as out:
+        out.write(f'\n[records]\ntypes = "{named}"\n')
+    types = folder / named
+    types.mkdir()
+    (types / "vial.toml").write_text(DECLARED)
+    (types / "notes.txt").write_text("no declaration")
+    (types / ".#vial.toml").symlink_to("ann@bench.1234")  # an editor's lock
+    (types / "large.toml").write_bytes(b"#" * ((1 << 20) + 1))
+    with open_instance(folder) as here:
+        made = backups.backup(here, tmp_path / "b.zip")
+    (left,) = made.not_included[1:]
+    assert left.startswith(f"{types / 'large.toml'}: too large")
+    backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    with open_instance(tmp_path / "there") as again:
+        beneath = tmp_path / "there" / Path(named).name
+        assert again.folder / again.settings.records.types == beneath
+    assert [(each.name, each.read_text()) for each in beneath.iterdir()] == [
+        ("vial.toml", DECLARED)
+    ]
+
+
+def test_settings_are_no_declaration(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    init_instance(folder).close()
+    with (folder / "keepline.toml").open("a") as out:
+        out.write('\n[records]\ntypes = "."\n[ingest]\ntoken = "s3cret"\n')
+    with open_instance(folder) as here:
+        backups.backup(here, tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        assert b"s3cret" not in b"".join(archive.read(name) for name in archive.namelist())
+
+
+@pytest.mark.parametrize(
+    ("settings", "member", "data"),
+    [
+        ("", "types/../../escaped.toml", b""),
+        ("", "types//escaped.toml", b""),
+        ("", "types/.escaped.toml", b""),
+        ("", "types/escaped.sh", b""),
+        ("", "types/vial.toml", b"#" * ((1 << 20) + 1)),
+        ('[records]\ntypes = "../escaped"', "types/vial.toml", b""),
+        ('[records]\ntypes = "keepline.toml"', "types/vial.toml", b""),
+    ],
+)
+def test_declarations_are_written_beneath_the_new_folder_alone(
+    instance: Instance, tmp_path: Path, settings: str, member: str, data: bytes
+) -> None:
+    backups.backup(instance, tmp_path / "b.zip")
+    _hostile(tmp_path / "b.zip", settings.encode(), **{member: data})
+    with pytest.raises(InstanceError, match="not one that keepline wrote"):
+        backups.restore(tmp_path / "b.zip", tmp_path / "there")
+    assert not [*tmp_path.rglob("*escaped*"), *tmp_path.glob("there")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": []},
+        {"members": {"store.db": {}}},
+        {"head": ["1"]},
+        {"made_at": None},
+        {"kind": 7},
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(
+    instance: Instance, tmp_path: Path, change: dict[str, object]
+) -> None:
+    file = tmp_path / "b.zip"
+    backups.backup(instance, file)
+    with zipfile.ZipFile(file) as archive:
+        about = json.loads(archive.read("manifest.json"))
+    _rewrite(file, "manifest.json", json.dumps(about | change).encode())
+    with pytest.raises(InstanceError, match="is damaged"):
+        backups.restore(file, tmp_path / "there")
+
+
+def test_damaged_settings_are_said_to_be(instance: Instance, tmp_path: Path) -> None:
+    file = tmp_path / "b.zip"
+    backups.backup(instance, file)
+    with zipfile.ZipFile(file) as archive:
+        place = archive.getinfo("keepline.toml").header_offset + 80
+    raw = bytearray(file.read_bytes())
+    raw[place] ^= 0xFF
+    file.write_bytes(raw)
+    with pytest.raises(InstanceError, match=r"keepline\.toml is damaged"):
+        backups.restore(file, tmp_path / "there")
+
+
+def test_a_store_that_is_none_is_said_to_be(instance: Instance, tmp_path: Path) -> None:
+    file, folder = tmp_path / "b.zip", tmp_path / "there"
+    backups.backup(instance, file)
+    _hostile(file, b"", **{"store.db": b"no database" * 1000})
+    with pytest.raises(InstanceError):
+        backups.restore(file, folder)
+    assert not [*folder.iterdir()]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from keepline.app import backups
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(backups, sys.argv[3], killed)
+backups.restore(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("step", ["copy_in", "_restore_captures", "_erase_again", "sync_folder"])
+def test_a_restore_that_is_killed_leaves_no_instance(
+    instance: Instance, tmp_path: Path, step: str
+) -> None:
+    file, folder = tmp_path / "b.zip", tmp_path / "there"
+    backups.backup(instance, file)
+    command = [sys.executable, "-c", KILLED, str(file), str(folder), step]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert (folder / "keepline.toml").exists() == (step == "sync_folder")
+    if step != "sync_folder":
+        with pytest.raises(InstanceError, match=r"no keepline\.toml"):
+            open_instance(folder)
+    with pytest.raises(InstanceError, match="is not empty"):
+        backups.restore(file, folder)
+
+
+def test_a_full_disk_leaves_no_half_backup(instance: Instance, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (2_000, 40_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(InstanceError, match=r"cannot be (written|copied)"):
+                backups.backup(instance, tmp_path / "b.zip")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.glob("*b.zip*")]
+
+
+def test_a_backup_needs_no_hard_links(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", none)
+    backups.backup(instance, tmp_path / "b.zip")
+    assert backups.restore(tmp_path / "b.zip", tmp_path / "there").warnings == []
+    with BackupWriter(tmp_path / "c.zip") as writer:
+        (tmp_path / "c.zip").write_text("mine")
+        with pytest.raises(InstanceError, match="is there already"):
+            writer.finish({})
+    assert (tmp_path / "c.zip").read_text() == "mine"
+    assert not [*tmp_path.glob(".*")]
+
+
+def test_an_erasure_that_was_killed_is_listed_by_the_next_backup(
+    instance: Instance, tmp_path: Path
+) -> None:
+    with instance.store.read() as connection:
+        found = subjects.find(connection, "other-1", ANN)
+    erasing.erase(instance.store, found, parts(), principal=ANN, reason="asked")  # and no more
+    listed = instance.folder / "erasures.jsonl"
+    assert not listed.exists()
+    backups.backup(instance, tmp_path / "b.zip")
+    assert json.loads(listed.read_text())["subject"] == found.number

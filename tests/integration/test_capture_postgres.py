@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from keepline.errors import CaptureError, NoSessionError
 from keepline.model import Channel, Principal, StreamSpec, TickClock
 from keepline.store import Store, schema
 from keepline.store.tables import common
+from tests.trimming import archive_untrimmed, clear_while_another_trims
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(milliseconds=20)
@@ -92,27 +92,8 @@ def test_clearing_and_trimming_at_once_lose_nothing(
 ) -> None:
     archive = Archive(sql_store, capture_store)
     number = record(capture_store, 1_000)
-    with monkeypatch.context() as patch:  # what is archived is not trimmed yet
-        patch.setattr(capture_store, "mark_archived", lambda *_: None)
-        archive.archive_session(number)
-    ask, others = capture_store.trimmed, list[threading.Thread]()
-
-    def archive_and_trim() -> None:
-        with suppress(CaptureError):  # "cleared meanwhile" is a good answer, too
-            Archive(sql_store, capture_store, trim=True).archive_session(number)
-
-    def asked(number: int, source: str) -> int:
-        before = ask(number, source)
-        if not others:  # the other one comes right after the clearing one has looked
-            others.append(threading.Thread(target=archive_and_trim))
-            others[0].start()
-            others[0].join(1)
-        return before
-
-    with monkeypatch.context() as patch:
-        patch.setattr(capture_store, "trimmed", asked)
-        archive.clear_session_data(number)
-        others[0].join()
+    archive_untrimmed(archive, capture_store, number, monkeypatch)
+    clear_while_another_trims(sql_store, capture_store, number, monkeypatch)
     result = archive.archive_session(number)
     assert (result.messages, result.lost, result.readings) == (1_000, 0, 999 * 3)
 

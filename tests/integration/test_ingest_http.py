@@ -100,6 +100,7 @@ async def test_one_json_object_is_one_message(tmp_path: Path) -> None:
         answer = await ask(run, "/api/v1/ingest", b' [{"a": 1}]', as_json)
         assert (answer.status, answer.json()["code"]) == (400, "invalid")
         assert "x-ndjson" in answer.json()["message"]
+        assert (await ask(run, "/api/v1/ingest", b" \r\n", as_json)).status == 204  # no message
         assert run.stored() == [b'{"a":\n 1}']
 
 

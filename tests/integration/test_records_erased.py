@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from keepline.app.subjects import parts
+from keepline.errors import InstanceError
 from keepline.model import Field, Principal, RecordType, utc_now
 from keepline.records import apply_type, business_class, erasing, subjects
 from keepline.records.bundles import checkout
@@ -19,9 +22,10 @@ from keepline.records.proposals import proposals
 from keepline.records.revisions import history
 from keepline.records.subjects import Subject
 from keepline.records.type_changes import migrate_type
+from keepline.store.purging import purge
 from keepline.store.tables.declared import record_tables
 from keepline.store.tables.delivery import sent_log
-from tests.stores import ANN, StoreInstance, around
+from tests.stores import ANN, StoreInstance, around, on_sqlite
 
 NOTE = RecordType("note", subject=True, fields=(Field("text"),))
 
@@ -166,3 +170,44 @@ def test_erased_revisions_are_shown_to_the_group_alone(instance: StoreInstance) 
     assert history(NOTE, "n1", instance=instance, principal=outside) == []
     inside = Principal("ida", groups=frozenset({"a"}))
     assert history(NOTE, "n1", instance=instance, principal=inside)
+
+
+@pytest.fixture
+def full() -> Iterator[None]:
+    """A disk that takes no file beyond a few pages."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@on_sqlite
+def test_files_that_could_not_be_rebuilt_are_told_with_the_reason(
+    instance: StoreInstance, request: pytest.FixtureRequest
+) -> None:
+    _erase(instance, _subject(instance))
+    request.getfixturevalue("full")
+    (left,) = purge(instance.store, [])
+    assert "could not be rebuilt" in left
+    assert "another program" not in left
+
+
+@on_sqlite
+def test_a_migration_on_a_full_disk_is_one_clear_error(
+    instance: StoreInstance, request: pytest.FixtureRequest
+) -> None:
+    found = _subject(instance)
+    for number in range(40):
+        _create(instance, f"n{number}", found.number, "x" * 2000)
+    request.getfixturevalue("full")
+    wider = replace(NOTE, fields=(*NOTE.fields, Field("more")))
+    with pytest.raises(InstanceError, match="cannot be written"):
+        migrate_type(instance.store, wider, ANN)
+
+
+def test_an_identifier_that_comes_again_is_a_new_person(instance: StoreInstance) -> None:
+    found = _subject(instance)
+    erased = _erase(instance, found)
+    again = _subject(instance)
+    assert again.number > found.number
+    assert erasing.digest_of(again) != erased.digest  # which no identifier goes into

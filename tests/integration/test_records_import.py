@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from keepline.errors import ForbiddenError, InvalidRecordError, RecordError
@@ -327,6 +327,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@example(rows=[["0"], ["0", "0", ""]], junk=b"")
 @given(
     rows=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=8), junk=st.binary(max_size=40)
 )
@@ -342,10 +343,13 @@ def test_every_row_is_good_or_rejected_and_none_is_lost(
         more.write(junk)
     found = [row for row, _ in CsvRows(path, SPECIMEN, CsvForm())]
     good = {row.key for row in found if isinstance(row, GoodRow)}
+    seen = set()
     for cells in rows:
-        fits = len(cells) == 3 and cells[0].strip() and cells[1] and not cells[2].strip()
-        if fits and "\x00" not in "".join(cells):
-            assert cells[0].strip() in good
+        key = cells[0].strip()
+        fits = len(cells) == 3 and key and cells[1] and not cells[2].strip()
+        if fits and key not in seen and "\x00" not in "".join(cells):
+            assert key in good
+        seen.add(key)  # a key that stands again is rejected, whatever its first line was
     # All of the file but its header and its empty lines is in one row or another.
     whole = b"".join(row.raw for row in found)
     kept = path.read_bytes().split(b"\r\n", 1)[1]

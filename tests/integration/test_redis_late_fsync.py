@@ -20,6 +20,7 @@ from keepline.capture.stores.redis import RedisCaptureStore
 from keepline.errors import NoSessionError
 from keepline.testing.capture_stores import chunk_of, start
 from tests.conftest import started
+from tests.needs import give_up
 from tests.servers import RedisServer, redis_server, valkey_server
 
 SLOW_FSYNC = """
@@ -35,7 +36,7 @@ def slow_fsync(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library to preload, in which fdatasync takes 1.5 s."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
-        pytest.skip("a slow disk is played by a C library for Linux; there is no compiler for it")
+        give_up("a slow disk is played by a C library for Linux; there is no compiler for it")
     folder = tmp_path_factory.mktemp("slow")
     source, library = folder / "slow.c", folder / "slow.so"
     source.write_text(SLOW_FSYNC)

@@ -5,10 +5,8 @@ The faults of the program that keepline learned from are here by name, too.
 
 import json
 import shutil
-import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from keepline.model import (
 from keepline.store import Store, plugins
 from keepline.store.tables import capture as tables
 from keepline.store.tables import common
+from tests.trimming import archive_untrimmed, clear_while_another_trims
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 START_US = to_us(START)
@@ -784,27 +783,8 @@ def test_session_is_not_cleared_while_another_archiver_trims_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     number = record(capture_store, [ticked(0), ticked(100)])
-    with monkeypatch.context() as patch:  # what is archived is not trimmed yet
-        patch.setattr(capture_store, "mark_archived", lambda *_: None)
-        archive.archive_session(number)
-    ask, others = capture_store.trimmed, list[threading.Thread]()
-
-    def archive_and_trim() -> None:
-        with suppress(CaptureError):  # "cleared meanwhile" is a good answer, too
-            Archive(sql_store, capture_store, trim=True).archive_session(number)
-
-    def asked(number: int, source: str) -> int:
-        before = ask(number, source)
-        if not others:  # the other one comes right after the clearing one has looked
-            others.append(threading.Thread(target=archive_and_trim))
-            others[0].start()
-            others[0].join(1)
-        return before
-
-    with monkeypatch.context() as patch:
-        patch.setattr(capture_store, "trimmed", asked)
-        archive.clear_session_data(number)
-        others[0].join()
+    archive_untrimmed(archive, capture_store, number, monkeypatch)
+    clear_while_another_trims(sql_store, capture_store, number, monkeypatch)
     result = archive.archive_session(number)
     assert (result.messages, result.lost, result.state) == (200, 0, "complete")
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from keepline.app.instance import init_instance, open_instance
 from keepline.capture import CaptureServer, SqliteCaptureStore, recover
 from keepline.capture.chunking import cut
 from keepline.capture.draining import drain_spool, living_sessions
-from keepline.capture.spool import Spool
+from keepline.capture.spool import Spool, WhenFull
 from keepline.capture.spooling import WENT_BACK, SpoolingWriter
 from keepline.capture.store import Appended
 from keepline.capture.stores.sqlite_writer import SqliteStreamWriter
@@ -89,6 +89,25 @@ def numbers_of(store: SqliteCaptureStore, session: int) -> list[int]:
     ]
 
 
+@contextmanager
+def recording(
+    store: SqliteCaptureStore,
+    path: Path,
+    *,
+    max_mb: float,
+    when_full: WhenFull,
+    max_pending: int = 65_536,
+) -> Iterator[tuple[Spool, CaptureServer, int]]:
+    """A spool of a size, a recorder that has it, and the session that this has just started."""
+    with (
+        Spool(path, max_mb=max_mb, when_full=when_full) as spool,
+        CaptureServer(
+            store, "bench", linger_s=0.001, max_pending=max_pending, spool=spool
+        ) as server,
+    ):
+        yield spool, server, server.start_session()
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -140,11 +159,8 @@ def test_stop_brings_what_is_spooled(
 def test_drop_of_a_full_spool_is_one_loss(
     store: SqliteCaptureStore, tmp_path: Path, outage: Outage
 ) -> None:
-    with (
-        Spool(tmp_path / "spool.db", max_mb=0.5, when_full="drop") as spool,
-        CaptureServer(store, "bench", linger_s=0.001, spool=spool) as server,
-    ):
-        number = server.start_session()
+    aside = tmp_path / "spool.db"
+    with recording(store, aside, max_mb=0.5, when_full="drop") as (spool, server, number):
         queued(server, range(10))
         server.wait(9)
         outage.on = True
@@ -191,11 +207,8 @@ def test_drop_is_known_after_the_recorder_gave_up(
 def test_full_spool_raises_and_keeps_what_was_taken(
     store: SqliteCaptureStore, tmp_path: Path, outage: Outage
 ) -> None:
-    with (
-        Spool(tmp_path / "spool.db", max_mb=0.25, when_full="raise") as spool,
-        CaptureServer(store, "bench", linger_s=0.001, spool=spool) as server,
-    ):
-        number = server.start_session()
+    aside = tmp_path / "spool.db"
+    with recording(store, aside, max_mb=0.25, when_full="raise") as (_, server, number):
         outage.on = True
         taken = 0
 
@@ -219,11 +232,9 @@ def test_full_spool_raises_and_keeps_what_was_taken(
 def test_full_spool_blocks_until_the_store_is_back(
     store: SqliteCaptureStore, tmp_path: Path, outage: Outage
 ) -> None:
-    with (
-        Spool(tmp_path / "spool.db", max_mb=0.25) as spool,
-        CaptureServer(store, "bench", linger_s=0.001, max_pending=100, spool=spool) as server,
-    ):
-        number = server.start_session()
+    aside = tmp_path / "spool.db"
+    bounded = recording(store, aside, max_mb=0.25, when_full="block", max_pending=100)
+    with bounded as (_, server, number):
         outage.on = True
         producer = threading.Thread(target=queued, args=(server, range(1_000), 1_000))
         producer.start()
@@ -585,3 +596,61 @@ def test_spool_is_made_from_settings(tmp_path: Path) -> None:
     with Spool.configured(settings, folder=tmp_path) as spool:
         assert (spool.max_bytes, spool.when_full) == (2 * 1024 * 1024, "drop")
         assert spool.store.path == tmp_path / "aside.db"
+
+
+def test_a_spool_whose_size_cannot_be_told_is_an_error_of_a_store(spool: Spool) -> None:
+    spool._sizes.set_progress_handler(lambda: 1, 1)  # every statement is interrupted
+    with pytest.raises(CaptureWriteError, match=r"spool\.db cannot be used: interrupted"):
+        spool.used_bytes()
+
+
+def spoilt(spool: Spool, first_seq: int) -> None:
+    """Change a byte of a spooled chunk, as a bad disk does."""
+    with closing(sqlite3.connect(spool.store.path, isolation_level=None)) as connection:
+        changed = connection.execute(
+            "UPDATE chunk SET raw = x'58' WHERE first_seq = ?", (first_seq,)
+        )
+        assert changed.rowcount == 1
+
+
+def spooled_one_by_one(server: CaptureServer, numbers: range) -> None:
+    for number in numbers:
+        queued(server, range(number, number + 1))
+        server.wait(number)
+
+
+def test_a_chunk_that_is_damaged_in_the_spool_is_one_loss(
+    store: SqliteCaptureStore, spool: Spool, outage: Outage
+) -> None:
+    with CaptureServer(store, "bench", linger_s=0.001, spool=spool) as server:
+        number = server.start_session()
+        outage.on = True
+        spooled_one_by_one(server, range(5))
+        spoilt(spool, 2)
+        outage.on = False
+        eventually(lambda: store.next_seq(number, "main") == 5)
+        eventually(lambda: spool.store.sessions() == [])
+        with pytest.raises(CaptureWriteError, match="message 2 is lost: damaged in the spool"):
+            server.wait(2)
+        server.wait(4)
+        assert server.stop_session().state == "partial"
+    assert numbers_of(store, number) == [0, 1, 3, 4]
+    assert [(each.first_seq, each.last_seq) for each in store.losses(number, "main")] == [(2, 2)]
+
+
+def test_what_a_dead_recorder_left_is_brought_over_around_a_damaged_chunk(
+    store: SqliteCaptureStore, spool: Spool, outage: Outage
+) -> None:
+    server = CaptureServer(store, "bench", linger_s=0.001, spool=spool)
+    number = server.start_session()
+    outage.on = True
+    spooled_one_by_one(server, range(5))
+    with pytest.raises(CaptureWriteError):
+        server.close()
+    spoilt(spool, 0)
+    outage.on = False
+    (drained,) = drain_spool(spool, store)
+    assert (drained.session.number, drained.messages) == (number, 4)
+    assert numbers_of(store, number) == [1, 2, 3, 4]
+    assert [(each.first_seq, each.last_seq) for each in store.losses(number, "main")] == [(0, 0)]
+    assert spool.store.sessions() == []

@@ -16,6 +16,7 @@ from keepline.capture.ingest.feed import TURN_BYTES, TURN_MESSAGES
 from keepline.capture.ingest.feeder import Feeder
 from keepline.capture.ingest.lines import LineSplitter
 from keepline.capture.ingest.run import run
+from keepline.capture.ingest.sources import ExtraSource
 from keepline.capture.ingest.token import Token
 from keepline.capture.spool import Spool
 from keepline.capture.spooling import SpoolingWriter
@@ -463,3 +464,23 @@ async def test_nothing_is_promised_where_a_spool_may_drop_it(tmp_path: Path) -> 
         with pytest.raises(IngestError, match="when_full"):
             await run(feeder, Silent())
         assert store.sessions() == []
+
+
+async def test_who_waits_for_a_dropped_message_of_a_further_source_is_told(
+    tmp_path: Path, disk: Disk
+) -> None:
+    with (
+        SqliteCaptureStore(tmp_path / "capture.db") as store,
+        Spool(tmp_path / "spool.db", max_mb=0, when_full="drop") as spool,
+        CaptureServer(store, "bench", spool=spool) as server,
+    ):
+        server.start_session()
+        source = ExtraSource(server, StreamSpec("other"), linger_s=0.001)
+        disk.error = CaptureWriteError("away")
+        seq = source.queue_many([b"1"])
+        assert seq == 0
+        with pytest.raises(CaptureWriteError, match="message 0 is lost: dropped"):
+            source.wait(seq, timeout_s=20)
+        assert (source.lossy, source.acknowledged()) == (True, -1)
+        disk.error = None
+        source.finish()

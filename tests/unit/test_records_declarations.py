@@ -197,3 +197,9 @@ def test_a_folder_goes_before_plug_ins_and_says_all_its_mistakes(tmp_path: Path)
         available(tmp_path)
     assert len(caught.value.mistakes) == 2
     assert any("declares phq9 already" in mistake for mistake in caught.value.mistakes)
+
+
+def test_hidden_files_of_editors_declare_nothing(tmp_path: Path) -> None:
+    (tmp_path / "vial.toml").write_text("[fields]\nlabel = {}\n")
+    (tmp_path / ".#vial.toml").symlink_to("ann@bench.1234")
+    assert "vial" in available(tmp_path)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from keepline import delivery, downloads, query
+from keepline.app.records import me
 from keepline.delivery import Pending
 from keepline.delivery.recipients import recipient
 from keepline.errors import KeeplineError
-from keepline.model import Instrument, Principal, RecordImage, SessionInfo
+from keepline.model import Instrument, RecordImage, SessionInfo
 from keepline.records import put_record
 from keepline.records.types import INSTRUMENT_SESSION, load_type
 from keepline.sessions import (
@@ -80,11 +81,6 @@ class Totals:
     archived: int
     readings: int
     gaps: int
-
-
-def me(instance: Instance) -> Principal:
-    """Return the person at the command line."""
-    return instance.principal(getpass.getuser())
 
 
 def replay(

@@ -54,7 +54,7 @@ def list_types(instance: Instance) -> list[ListedType]:
     """
     with instance.store.read() as connection:
         applied = load_types(connection)
-    found = available(_folder(instance))
+    found = available(types_folder(instance))
     listed = []
     for name in sorted(applied.keys() | found.keys()):
         declared = found[name].declared if name in found else applied[name]
@@ -73,7 +73,9 @@ def show_type(instance: Instance, name: str) -> RecordType:
     """
     with instance.store.read() as connection:
         applied = load_types(connection)
-    found = {each.declared.name: each.declared for each in available(_folder(instance)).values()}
+    found = {
+        each.declared.name: each.declared for each in available(types_folder(instance)).values()
+    }
     known = found | applied
     if name not in known:
         there = ", ".join(sorted(known))
@@ -124,11 +126,11 @@ def undeclared(instance: Instance) -> list[str]:
     """
     with instance.store.read() as connection:
         applied = load_types(connection)
-    return sorted(applied.keys() - available(_folder(instance)).keys())
+    return sorted(applied.keys() - available(types_folder(instance)).keys())
 
 
 def _wanted(instance: Instance, wanted: Sequence[str]) -> list[RecordType]:
-    folder = _folder(instance)
+    folder = types_folder(instance)
     if not wanted:
         with instance.store.read() as connection:
             applied = load_types(connection)
@@ -160,5 +162,6 @@ def _wanted(instance: Instance, wanted: Sequence[str]) -> list[RecordType]:
     return declared
 
 
-def _folder(instance: Instance) -> Path:
+def types_folder(instance: Instance) -> Path:
+    """Return where an instance's own declarations lie."""
     return instance.folder / instance.settings.records.types

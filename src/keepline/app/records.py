@@ -203,7 +203,7 @@ def edit(
         outcome = edit_record(obj, draft, desk, reason=reason)
     except KeyboardInterrupt:
         raise RecordError(f"interrupted; what you typed is in {draft}") from None
-    except Exception as error:
+    except Exception as error:  # whatever it is, nothing that was typed may be lost
         # Whoever ends the input instead of answering raises an error without words.
         said = str(error) or "no answer was given"
         raise RecordError(f"{said}; what you typed is in {draft}") from error

@@ -103,6 +103,8 @@ def list_erasures(store: Store, folder: Path) -> None:
         for row in rows
         if (row.subject_no, row.digest) not in known
     ]
+    if not lines:
+        return
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as out:

@@ -17,7 +17,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 from keepline.capture.chunking import CHUNK_BYTES, CHUNK_MESSAGES, cut
 from keepline.capture.segment import Entry, Segment
@@ -40,8 +39,6 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 LIGHT = CHUNK_BYTES // CHUNK_MESSAGES
 _MAX_WEIGHT = 64 * 1024 * 1024
 
-Writer = TypeVar("Writer", bound=StreamWriter)
-
 #: So many chunks are written at once: few commits, and room again for those who wait.
 _BATCH_CHUNKS = 32
 
@@ -50,7 +47,7 @@ _ROUND_S = 1.0
 _PATIENCE_S = 0.2
 
 
-class Recording(Generic[Writer]):
+class Recording:
     """Takes messages for one stream and has them written by a thread of its own.
 
     It owns `writer`. At most some `max_pending` messages, and 64 MiB, wait to be written;
@@ -62,7 +59,7 @@ class Recording(Generic[Writer]):
 
     def __init__(
         self,
-        writer: Writer,
+        writer: StreamWriter,
         *,
         linger_s: float,
         max_pending: int,
@@ -197,7 +194,7 @@ class Recording(Generic[Writer]):
         """Take no more messages, write what is left, and end the thread.
 
         Raises CaptureWriteError or SpoolFullError; then all is as before, and it can be
-        called again.
+        called again, unless the error says that messages are given up.
         """
         with self._lock:
             self._close()

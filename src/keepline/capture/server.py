@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import atexit
 import logging
-import operator
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from keepline.capture.messages import checked_tick, checked_us, payload_of
 from keepline.capture.reader import SessionReader
-from keepline.capture.recording import LIGHT, Recording
-from keepline.capture.spooling import SpoolingWriter
+from keepline.capture.recording import LIGHT
 from keepline.capture.store import CaptureStore
+from keepline.capture.stream_recording import StreamRecording
 from keepline.errors import (
     CaptureError,
     CaptureTimeoutError,
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from keepline.capture.spool import Spool
 
 _log = logging.getLogger(__name__)
-_INT64 = 1 << 63
-_FIRST_US = to_us(datetime.min.replace(tzinfo=UTC))
-_LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
 _POLL_S = 0.02
 
 
@@ -80,8 +77,8 @@ class CaptureServer(SessionReader):
         self._linger_s = linger_s
         self._max_pending = max(1, max_pending)
         self._mutex = threading.RLock()  # a session is started and ended by one at a time
-        self._recording: Recording[SpoolingWriter] | None = None  # the running session's
-        self._latest: Recording[SpoolingWriter] | None = None  # that of the last session started
+        self._recording: StreamRecording | None = None  # the running session's
+        self._latest: StreamRecording | None = None  # that of the last session started
         self._stop_requested = False
 
     @property
@@ -131,14 +128,15 @@ class CaptureServer(SessionReader):
                 origin=origin,
                 level=level,
             )
-            spooling = SpoolingWriter(self.store, writer, self.spec, self.spool)
             self._stop_requested = False
-            recording = Recording(
-                spooling,
+            recording = StreamRecording(
+                self.store,
+                writer,
+                self.spec,
+                self.spool,
                 linger_s=self._linger_s,
                 max_pending=self._max_pending,
-                patient=self.spool is not None and self.spool.when_full == "block",
-                each_round=lambda: self._look_round(spooling),
+                each_round=self._look_for_a_stop,
             )
             atexit.register(recording.settle)  # its thread is a daemon, which would be cut off
             self._recording = self._latest = recording
@@ -184,12 +182,10 @@ class CaptureServer(SessionReader):
         if at_us is None:
             at_us = time_ns() // 1000 if at is None else to_us(at)
         else:
-            at_us = _checked(at_us)
+            at_us = checked_us(at_us)
         if tick is not None:
-            tick = operator.index(tick)
-            if not -_INT64 <= tick < _INT64:
-                raise ValueError("a tick has to fit 64 bits")
-        payload = _encoded(message)
+            tick = checked_tick(tick)
+        payload = payload_of(message)
         return self._said(None if recording is None else recording.put(payload, at_us, tick))
 
     def queue_many(
@@ -208,8 +204,8 @@ class CaptureServer(SessionReader):
         no room for `timeout_s` seconds: with 0 it never waits for the store.
         """
         recording = self._recording
-        at_us = time_ns() // 1000 if at_us is None else _checked(at_us)
-        payloads = [_encoded(message) for message in messages]
+        at_us = time_ns() // 1000 if at_us is None else checked_us(at_us)
+        payloads = [payload_of(message) for message in messages]
         return self._said(
             None if recording is None else recording.put_many(payloads, at_us, timeout_s)
         )
@@ -243,9 +239,6 @@ class CaptureServer(SessionReader):
             return
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         recording.wait(seq, timeout_s)
-        for loss in recording.writer.losses:
-            if loss.first_seq <= seq <= loss.last_seq:
-                raise CaptureWriteError(f"message {seq} is lost: {loss.reason}")
         while level == "archived" and self.acknowledged(level) < seq:
             if deadline is not None and time.monotonic() >= deadline:
                 raise CaptureTimeoutError(f"message {seq} was not archived in {timeout_s:g} s")
@@ -261,12 +254,7 @@ class CaptureServer(SessionReader):
         Raises UnsupportedLevelError, or NoSessionError before the first session.
         """
         recording = self._require_latest()
-        level = self._kept(recording, level)
-        if level == "archived":
-            return self.store.archived(recording.writer.session.number, recording.writer.source)
-        if level == "accepted":
-            return recording.accepted_seq
-        return min(recording.stored_seq, recording.writer.safe_seq)
+        return recording.acknowledged(self._kept(recording, level))
 
     def stop_session(
         self, *, ended: datetime | None = None, state: CaptureState | None = None
@@ -341,7 +329,7 @@ class CaptureServer(SessionReader):
 
     def _end(
         self,
-        recording: Recording[SpoolingWriter],
+        recording: StreamRecording,
         ended: datetime | None,
         state: CaptureState | None,
     ) -> SessionInfo:
@@ -355,27 +343,27 @@ class CaptureServer(SessionReader):
             session.number, state, ended or max(utc_now(), session.started)
         )
 
-    def _release(self, recording: Recording[SpoolingWriter]) -> None:
+    def _release(self, recording: StreamRecording) -> None:
         self._recording = None
         atexit.unregister(recording.settle)
         recording.writer.close()
 
-    def _look_round(self, writer: SpoolingWriter) -> None:
-        """Do what is due about once a second; called by the writing thread."""
-        writer.tend()
-        if not writer.spooling and not self._stop_requested:
+    def _look_for_a_stop(self) -> None:
+        """See whether the session's end was asked for; called by the writing thread."""
+        recording = self._recording
+        if recording is not None and not recording.writer.spooling and not self._stop_requested:
             with suppress(CaptureError):
-                self._stop_requested = self.store.stop_requested(writer.session.number)
+                self._stop_requested = self.store.stop_requested(recording.writer.session.number)
 
     def _latest_number(self) -> int:
         return self._require_latest().writer.session.number
 
-    def _require_latest(self) -> Recording[SpoolingWriter]:
+    def _require_latest(self) -> StreamRecording:
         if self._latest is None:
             raise NoSessionError("this handle has started no capture session")
         return self._latest
 
-    def _kept(self, recording: Recording[SpoolingWriter], level: Level | None) -> Level:
+    def _kept(self, recording: StreamRecording, level: Level | None) -> Level:
         """Return the level that is meant, if the session keeps it."""
         own = recording.writer.session.level
         if level is None:
@@ -387,7 +375,7 @@ class CaptureServer(SessionReader):
         )
 
 
-def _not_ended(recording: Recording[SpoolingWriter], error: CaptureError) -> CaptureWriteError:
+def _not_ended(recording: StreamRecording, error: CaptureError) -> CaptureWriteError:
     """Return what to say of a session that its recorder has given up and could not end."""
     lost = recording.accepted_seq - recording.stored_seq
     reason = error.__cause__ if isinstance(error.__cause__, CaptureError) else error
@@ -398,22 +386,7 @@ def _not_ended(recording: Recording[SpoolingWriter], error: CaptureError) -> Cap
     )
 
 
-def _outcome(recording: Recording[SpoolingWriter]) -> CaptureState:
-    if recording.writer.losses:
+def _outcome(recording: StreamRecording) -> CaptureState:
+    if recording.lossy:
         return "partial"
     return "complete" if recording.stored_seq >= 0 else "empty"
-
-
-def _checked(at_us: int) -> int:
-    at_us = operator.index(at_us)
-    if not _FIRST_US <= at_us <= _LAST_US:
-        raise ValueError("at_us is UTC microseconds since 1970, from year 1 to 9999")
-    return at_us
-
-
-def _encoded(message: object) -> bytes:
-    if isinstance(message, str):
-        return message.encode()
-    if isinstance(message, bytes | bytearray | memoryview):
-        return bytes(message)
-    raise TypeError(f"a message is bytes or text, not {type(message).__name__}")

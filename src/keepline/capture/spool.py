@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -11,23 +12,28 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from keepline.capture.stores.sqlite import SqliteCaptureStore
+from keepline.capture.stores.sqlite_file import translated
 from keepline.capture.stores.sqlite_writer import SqliteStreamWriter
 from keepline.errors import (
     AlreadyCapturedError,
     CaptureWriteError,
+    ChunkDamagedError,
     NoSessionError,
     SpoolFullError,
     StreamLockedError,
 )
-from keepline.model import Chunk, Level, Loss, SessionInfo, StreamSpec
+from keepline.model import Chunk, Level, Loss, SessionInfo, StreamSpec, to_us, utc_now
 
 if TYPE_CHECKING:  # a recorder needs no settings
     from keepline.config import SpoolSettings
+
+_log = logging.getLogger(__name__)
 
 WhenFull = Literal["block", "raise", "drop"]
 
 #: Why a spool does not have the messages before its first one: no loss at all.
 _ELSEWHERE = "kept elsewhere"
+_DAMAGED = "damaged in the spool"
 #: How often it is tried to get a stream that somebody else has just been draining.
 _ATTEMPTS = 10
 _MEBIBYTE = 1024 * 1024
@@ -59,8 +65,11 @@ class Spool:
         return cls(folder / settings.path, max_mb=settings.max_mb, when_full=settings.when_full)
 
     def used_bytes(self) -> int:
-        """Return how much of the file is in use; what was drained is used again."""
-        with self._mutex:
+        """Return how much of the file is in use; what was drained is used again.
+
+        Raises CaptureWriteError when it cannot be told.
+        """
+        with translated(self.store.path), self._mutex:
             size, pages, free = (
                 self._sizes.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_size", "page_count", "freelist_count")
@@ -190,13 +199,31 @@ def origin_parts(origin: str | None) -> tuple[str, int, str] | None:
 
 
 def spooled_items(store: SqliteCaptureStore, number: int, source: str) -> Iterator[Chunk | Loss]:
-    """Yield the chunks and the losses of a spooled stream in the order of their numbers."""
+    """Yield the chunks and the losses of a spooled stream in the order of their numbers.
+
+    A chunk that was damaged since is a loss: it must not hold up what follows it.
+    """
     losses = [loss for loss in store.losses(number, source) if loss.reason != _ELSEWHERE]
-    for chunk in store.chunks(number, source):
-        while losses and losses[0].first_seq < chunk.first_seq:
+    for item in _readable(store, number, source):
+        while losses and losses[0].first_seq < item.first_seq:
             yield losses.pop(0)
-        yield chunk
+        yield item
     yield from losses
+
+
+def _readable(store: SqliteCaptureStore, number: int, source: str) -> Iterator[Chunk | Loss]:
+    seq = 0
+    while True:
+        try:
+            for chunk in store.chunks(number, source, seq):
+                yield chunk
+                seq = chunk.last_seq + 1
+        except ChunkDamagedError as error:
+            _log.error("%s: %s", store.path, error)
+            yield Loss(error.first_seq, error.last_seq, _DAMAGED, to_us(utc_now()))
+            seq = error.last_seq + 1
+        else:
+            return
 
 
 def batches(items: Iterator[Chunk | Loss], max_chunks: int = 64) -> Iterator[list[Chunk] | Loss]:

@@ -138,7 +138,8 @@ class SpoolingWriter:
         if stream is not None:
             for item in batches(stream.items()):
                 if isinstance(item, Loss):
-                    self._note(item)
+                    if self._note(item):
+                        self._know(item)
                     continue
                 self._deliver(item)
                 with suppress(CaptureWriteError):  # a full disk: it is recognised another time
@@ -152,10 +153,16 @@ class SpoolingWriter:
                 stream.remove()
         _log.warning("%s is stored again, with all that was spooled", self.session.global_name)
 
-    def _note(self, loss: Loss) -> None:
-        """Note a loss in the store, unless an earlier try has done so."""
-        if self._writer.next_seq <= loss.last_seq:
-            self._writer.lose(loss.last_seq, loss.reason)
+    def _note(self, loss: Loss) -> bool:
+        """Note a loss in the store, unless an earlier try has done so; return whether it did."""
+        if self._writer.next_seq > loss.last_seq:
+            return False
+        self._writer.lose(loss.last_seq, loss.reason)
+        return True
+
+    def _know(self, loss: Loss) -> None:
+        """Remember a loss; one that is not noted anywhere yet stays the last."""
+        self.losses = tuple(sorted((*self.losses, loss), key=lambda each: each.first_seq))
 
     def _deliver(self, chunks: Sequence[Chunk]) -> None:
         try:
@@ -169,7 +176,7 @@ class SpoolingWriter:
         loss = deliver(self._writer, chunks)
         if loss is not None:
             _log.warning("messages %d to %d: %s", loss.first_seq, loss.last_seq, loss.reason)
-            self.losses += (loss,)
+            self._know(loss)
 
     def _keep(self, chunks: Sequence[Chunk], spool: Spool) -> None:
         for place, chunk in enumerate(chunks):

@@ -44,13 +44,13 @@ def reconcile(
     """Find rows that are not as their history says."""
     from dataclasses import asdict
 
-    from keepline.app import pipeline
+    from keepline.app.records import me
     from keepline.cli import report
     from keepline.records import checks
 
     with open_here() as instance:
         found = (
-            checks.adopt_all(pipeline.me(instance), reason, instance=instance)
+            checks.adopt_all(me(instance), reason, instance=instance)
             if adopt
             else checks.unrecorded(instance=instance)
         )

@@ -103,14 +103,15 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Make the store's record types what is declared."""
-    from keepline.app import pipeline, record_types
+    from keepline.app import record_types
+    from keepline.app.records import me
     from keepline.cli import report
 
     with _all_mistakes(), open_here() as instance:
         made = record_types.migrate_types(
             instance,
             wanted or (),
-            principal=pipeline.me(instance),
+            principal=me(instance),
             dry_run=dry_run,
             allow_data_loss=allow_data_loss,
         )

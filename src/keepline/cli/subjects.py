@@ -79,16 +79,16 @@ def erase(
     It shows what it will remove and what it cannot reach, asks, and erases for good. Without
     --yes and a terminal, and with --json, it only shows.
     """
-    import getpass
     import sys
     from dataclasses import asdict
 
     from keepline.app import subjects as erasing
+    from keepline.app.records import me
     from keepline.cli import report
     from keepline.errors import InvalidRecordError
 
     with open_here() as instance:
-        who = instance.principal(getpass.getuser())
+        who = me(instance)
         found = erasing.find(instance, identifier, who)
         if yes and not reason.strip():
             raise InvalidRecordError("an erasure needs a reason: --reason TEXT")

@@ -8,9 +8,9 @@ A bundle is one JSON object::
        {"key": "a", "revision": 3, "token": "...", "base": {"label": "first"},
         "values": {"label": "second"}}]}
 
-Only ``values`` are to be edited; `forms` says how they are written. A field that is left out of
-them is not changed. ``"delete": true`` deletes the record; a record with nothing but ``key`` and
-``values`` is a new one. Sub-tables are not in a bundle.
+Only ``values`` are to be edited; `json_values` says how they are written. A field that is left out
+of them is not changed. ``"delete": true`` deletes the record; a record with nothing but ``key``
+and ``values`` is a new one. Sub-tables are not in a bundle.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from keepline.errors import RecordError, RecordNotFoundError
 from keepline.model import Principal, RecordImage, RecordType, utc_now
-from keepline.records.forms import plain_value, read_json, updatable
+from keepline.records.json_values import plain_value, read_json, updatable
 from keepline.store.current import Current, current
 from keepline.store.recordset import fetch
 

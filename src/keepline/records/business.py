@@ -18,6 +18,7 @@ from keepline.errors import (
 )
 from keepline.model import Field, Principal, RecordImage, RecordType
 from keepline.records.edit import Attempt, Edit
+from keepline.records.fast_path import update_fast
 from keepline.records.home import Home, Left, home_of
 from keepline.records.joined import on_rollback
 from keepline.records.outcomes import Outcome, SaveResult
@@ -25,7 +26,7 @@ from keepline.records.put import insert, new_row
 from keepline.records.rows import Row, read_row, read_rows, update_row
 from keepline.records.save import attempt
 from keepline.records.state import RecordState, reading
-from keepline.records.straight import update_straight
+from keepline.records.subjects import check_subject
 from keepline.records.types import load_type
 from keepline.records.values import checked
 from keepline.store.access import may_see_group
@@ -140,9 +141,9 @@ class BusinessObject(RecordState):
         """Make a new record of `values`, any of the type's fields; the others stay empty.
 
         It belongs to `group`, and is about the person with the number `subject` where the type
-        has one. Raises InvalidRecordError for values that the type or the database refuses and
-        for a key that is taken, ForbiddenError, or RecordError when the database refuses or
-        stays busy.
+        has one. Raises InvalidRecordError for values that the type or the database refuses, for a
+        key that is taken and for a subject that is not there or not to be seen, ForbiddenError,
+        or RecordError when the database refuses or stays busy.
         """
         home = cls._home_in(instance, principal)
         declared = home.declared
@@ -150,11 +151,10 @@ class BusinessObject(RecordState):
             raise InvalidRecordError("a record needs a key")
         if not may_see_group(group, home.principal):
             raise ForbiddenError(f"you are not in the group {group!r}")
-        if subject is not None and not declared.subject:
-            raise InvalidRecordError(f"a record of type {declared.name} is about no subject")
         new = new_row(declared, key, values, group, subject)
 
         def step(connection: sa.Connection) -> Attempt:
+            check_subject(connection, declared, subject, home.principal)
             if insert(connection, declared, new) is not None:
                 raise InvalidRecordError(f"there is a {declared.name} {key!r} already")
             return Attempt(_SAVED, read_row(connection, home.stored, key, home.principal))
@@ -222,7 +222,7 @@ class BusinessObject(RecordState):
             return SaveResult(Outcome.UNCHANGED)
         write = partial(self._write, changes=changes)
         return self._carry_out(
-            write, reason, connection, partial(self._write_straight, changes, reason)
+            write, reason, connection, partial(self._write_fast, changes, reason)
         )
 
     def delete(self, reason: str | None = None, connection: sa.Connection | None = None) -> bool:
@@ -299,10 +299,10 @@ class BusinessObject(RecordState):
             return Attempt(_SAVED, row)
         return self._edit().settle(connection, merging=merging)
 
-    def _write_straight(self, changes: Mapping[str, Any], reason: str | None) -> Attempt | None:
+    def _write_fast(self, changes: Mapping[str, Any], reason: str | None) -> Attempt | None:
         """Write `changes` if that is all that there is to do; None says that nothing was."""
         home = self._home
-        row = update_straight(
+        row = update_fast(
             home.store, home.stored, self.key, self.token, home.principal, changes, reason
         )
         return None if row is None else Attempt(_SAVED, row)

@@ -21,9 +21,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from keepline.errors import InvalidRecordError, RecordError
 from keepline.model import Field, Principal, RecordType, utc_now
 from keepline.records.bundles import Bundle, BundleRecord
-from keepline.records.forms import digest_of, typed_value
 from keepline.records.images import decode, later_than, renamings
-from keepline.records.landing import Landed, Landing, Refused, Row, take_batch, take_one
+from keepline.records.json_values import digest_of, typed_value
+from keepline.records.landing import Landed, Landing, Refused, Row, changed, take_batch, take_one
 from keepline.records.merge import together_with
 from keepline.records.outcomes import Outcome, SaveResult
 from keepline.records.put import put_record
@@ -121,7 +121,6 @@ class _CheckIn:
         bundle: Bundle,
         why: str | None,
     ) -> None:
-        self._store = here.store
         self._declared = declared
         self._principal = principal
         self._bundle = bundle
@@ -146,7 +145,7 @@ class _CheckIn:
                 continue
             base = bases.get((each.key, each.revision))
             step = partial(self._one, landing, each, there.get(each.key), base)
-            answer = take_one(landing, self._store, step)
+            answer = take_one(landing, step)
             if isinstance(answer, SaveResult):
                 found.append(CheckedIn(each.key, answer.outcome, answer.message))
                 continue
@@ -351,8 +350,7 @@ class _CheckIn:
 
 def _edits(record: BundleRecord) -> dict[str, Any]:
     """Return the values that are not as they were checked out, as JSON has them."""
-    base = record.base or {}
-    return {n: v for n, v in record.values.items() if n not in base or not same(base[n], v)}
+    return changed(record.base or {}, record.values)
 
 
 def _typed(declared: RecordType, record: BundleRecord) -> tuple[dict[str, Any], dict[str, Any]]:

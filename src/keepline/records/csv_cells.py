@@ -11,7 +11,7 @@ from typing import Any
 
 from keepline.errors import InvalidRecordError, RecordError
 from keepline.model import Field
-from keepline.records.forms import read_json, typed_value
+from keepline.records.json_values import read_json, typed_value
 from keepline.records.values import checked
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")

@@ -122,7 +122,7 @@ def available(folder: Path | None = None) -> dict[str, Found]:
     found = {each.declared.name: each for each in found.values()}
     mistakes: list[str] = []
     local: dict[str, Found] = {}
-    for path in sorted(folder.glob("*.toml")) if folder is not None else ():
+    for path in files(folder) if folder is not None else ():
         try:
             declared = read(path)
         except DeclarationError as error:
@@ -137,6 +137,11 @@ def available(folder: Path | None = None) -> dict[str, Found]:
     if mistakes:
         raise DeclarationError(mistakes)
     return found | local
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of a folder that declare record types; hidden ones are an editor's."""
+    return sorted(each for each in folder.glob("*.toml") if not each.name.startswith("."))
 
 
 def shipped(name: str) -> RecordType:

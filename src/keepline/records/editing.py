@@ -17,7 +17,7 @@ from typing import Any
 from keepline.errors import InvalidRecordError, RecordError
 from keepline.model import Field
 from keepline.records.business import BusinessObject
-from keepline.records.forms import plain_value, typed_value
+from keepline.records.json_values import plain_value, typed_value
 from keepline.records.outcomes import Conflict, Outcome, SaveResult
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")

@@ -24,7 +24,7 @@ from keepline.store.erasing import Part, Scope, of_past, of_records, rename_keys
 from keepline.store.mentions import Mentions
 from keepline.store.schema import declared_types
 from keepline.store.tables import LOOKUP_ROWS, metadata
-from keepline.store.tables.declared import record_tables
+from keepline.store.tables.declared import record_tables, tables_of
 from keepline.store.tables.delivery import delivery_backlog, sent_log
 from keepline.store.tables.records import (
     change_feed,
@@ -177,7 +177,7 @@ def _erase(
 def _lock(connection: sa.Connection, types: Sequence[RecordType], number: int) -> None:
     if connection.dialect.name != "postgresql":
         return
-    tables = [table for each in types for table in _tables(each)]
+    tables = [table for each in types for table in tables_of(each)]
     quote = connection.dialect.identifier_preparer.format_table
     names = ", ".join(quote(table) for table in [*tables, *_LOCKED])
     connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
@@ -251,7 +251,7 @@ def _remove_records(
 ) -> dict[str, int]:
     removed = {"records": 0, "sub-rows": 0}
     for declared in types:
-        table, *children = _tables(declared)
+        table, *children = tables_of(declared)
         if declared.subject:
             mine = table.c.subject_no == scope.number
         else:  # it was about subjects once
@@ -315,7 +315,7 @@ def _mentioned(connection: sa.Connection, scope: Scope, types: Sequence[RecordTy
         return []
     lines = []
     tables = [table for table in metadata.sorted_tables if table not in LOOKUP_ROWS]
-    for table in [*tables, *(table for each in types for table in _tables(each))]:
+    for table in [*tables, *(table for each in types for table in tables_of(each))]:
         for column in table.c:
             if not isinstance(column.type, (sa.Text, sa.JSON)):
                 continue
@@ -336,14 +336,7 @@ def _count(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[b
     return connection.execute(query).scalar_one()
 
 
-def _tables(declared: RecordType) -> list[sa.Table]:
-    """Return the table of a record type, then those of its sub-tables."""
-    made = record_tables(declared).tables
-    children = [made[declared.subtable_name(each)] for each in declared.subtables]
-    return [made[declared.table_name], *children]
-
-
 def _touched(types: Sequence[RecordType]) -> list[str]:
-    own = [table.name for each in types for table in _tables(each)]
+    own = [table.name for each in types for table in tables_of(each)]
     fixed = (*_LOCKED, record_index, proposal, checkin, subject)
     return [*own, *(table.name for table in fixed)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keepline.errors import ForbiddenError
+from keepline.errors import ForbiddenError, RecordNotFoundError
 from keepline.model import Principal, RecordType
+from keepline.records import subjects
 from keepline.records.csv_rows import CsvForm, CsvRows, GoodRow, Reject
 from keepline.records.images import decode, later_than, renamings
 from keepline.records.landing import (
@@ -181,11 +183,9 @@ class _Import:
             if theirs is not None and self._as_it_is(landing, row, theirs):
                 answer: Any = step()
             else:
-                answer = take_one(landing, self._store, step)
+                answer = take_one(landing, step)
             if isinstance(answer, SaveResult):
-                done.rejected.append(
-                    Reject(row.line, row.cells, row.raw, answer.message)
-                )
+                done.rejected.append(Reject(row.line, row.cells, row.raw, answer.message))
             else:
                 done.outcomes.append(answer)
         done.rejected.sort(key=lambda each: each.line)
@@ -224,16 +224,19 @@ class _Import:
         return landing.may_see(theirs) and row.subject is None and not _differs(row, theirs)
 
     def _insert(self, connection: sa.Connection, row: GoodRow) -> bool:
-        options: dict[str, Any] = {"group": self._options.group}
+        group, subject = self._options.group, None
         if row.subject is not None:
-            options["subject"] = self._subject(connection, row.subject)
-        outcome = put_record(connection, self._declared, row.key, row.values, **options)
+            subject = subjects.number(connection, row.subject, group=group)
+        outcome = put_record(
+            connection,
+            self._declared,
+            row.key,
+            row.values,
+            group=group,
+            subject=subject,
+            principal=self._principal,
+        )
         return outcome is Outcome.SAVED
-
-    def _subject(self, connection: sa.Connection, identifier: str) -> int:
-        from keepline.records import subjects
-
-        return subjects.number(connection, identifier, group=self._options.group)
 
     def _check_fixed(self, connection: sa.Connection, row: GoodRow, theirs: Row) -> None:
         """Refuse a row that would change what an import may set in new records only."""
@@ -245,8 +248,11 @@ class _Import:
                 raise Refused(Outcome.INVALID, f"{name} of a record that is there cannot be set")
         if row.subject is None:
             return
-        if self._subject(connection, row.subject) != theirs.get("subject_no"):
-            raise Refused(Outcome.INVALID, "the record is about another subject, or about none")
+        with suppress(RecordNotFoundError):
+            named = subjects.find(connection, row.subject, self._principal)
+            if named.number == theirs["subject_no"]:
+                return
+        raise Refused(Outcome.INVALID, "the record is about another subject, or about none")
 
 
 def _batches(rows: CsvRows) -> Iterator[tuple[list[GoodRow | Reject], int]]:

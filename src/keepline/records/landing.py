@@ -15,10 +15,10 @@ import sqlalchemy as sa
 
 from keepline.errors import InvalidRecordError, RecordError, StoreBusyError
 from keepline.model import Principal, RecordType, utc_now
-from keepline.records.forms import plain_value
+from keepline.records.json_values import plain_value
 from keepline.records.merge import FieldState, Merge, merge, together_with
 from keepline.records.outcomes import REASON_NEEDED, Outcome, SaveResult
-from keepline.records.save import Abandoned, attempt
+from keepline.records.save import Abandoned, attempt, once
 from keepline.records.types import table_of
 from keepline.records.values import same
 from keepline.store import Store
@@ -217,16 +217,17 @@ def take_batch(
     raise RecordError(answer.message)
 
 
-def take_one(landing: Landing, store: Store, step: Callable[[], _T]) -> _T | SaveResult:
+def take_one(landing: Landing, step: Callable[[], _T]) -> _T | SaveResult:
     """Run `step` for one record of a batch; what refuses it takes back this record alone."""
 
-    def tried(_: sa.Connection) -> _T:
-        try:
-            return step()
-        except InvalidRecordError as error:
-            raise Refused(Outcome.INVALID, str(error)) from error
+    def tried() -> _T:
+        with landing.connection.begin_nested():
+            try:
+                return step()
+            except InvalidRecordError as error:
+                raise Refused(Outcome.INVALID, str(error)) from error
 
-    answer = attempt(store, landing.principal, tried, connection=landing.connection)
+    answer = once(tried)
     if isinstance(answer, SaveResult) and answer.outcome is Outcome.RETRYABLE:
         raise Abandoned(answer)  # with all of the batch, which is tried again
     return answer

@@ -1,7 +1,7 @@
 """Proposals: values that came in from elsewhere and stood against what others had saved.
 
 Each waits, open, until somebody takes it into its record or drops it; who did and when is kept.
-Values are as `forms` has them.
+Values are as `json_values` has them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from keepline.errors import ForbiddenError, InvalidRecordError, RecordError, RecordNotFoundError
 from keepline.model import Principal, RecordKey, utc_now
-from keepline.records.forms import plain_value, typed_value
+from keepline.records.json_values import plain_value, typed_value
 from keepline.records.landing import Landing, Row, take_batch, take_one
 from keepline.records.outcomes import Outcome, SaveResult
 from keepline.records.types import load_type, load_types
@@ -203,7 +203,7 @@ def _write(
                 "look at it, then take it with --anyway"
             )
         changes[row.field] = typed_value(known[row.field], row.mine)
-    answer = take_one(landing, store, _writing(landing, theirs, changes))
+    answer = take_one(landing, _writing(landing, theirs, changes))
     if isinstance(answer, SaveResult):
         raise _ERRORS.get(answer.outcome, RecordError)(f"{record}: {answer.message}")
 

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keepline.errors import InvalidRecordError, RecordError
-from keepline.model import Field, RecordType, SubTable
+from keepline.model import Field, Principal, RecordType, SubTable
 from keepline.records.outcomes import Outcome
+from keepline.records.subjects import check_subject
 from keepline.records.values import checked, same
 from keepline.store.tables.declared import record_tables
 
@@ -29,18 +30,19 @@ def put_record(
     subrows: Mapping[str, Sequence[Values]] | None = None,
     group: str | None = None,
     subject: int | None = None,
+    principal: Principal | None = None,
 ) -> Outcome:
     """Write a record and its sub-rows in the transaction of `connection`.
 
-    A new record gets all `values`, `group` and the number of its `subject`. Of one that is
+    A new record gets all `values`, `group` and the number of its `subject`, whom `principal`
+    (keepline itself where none is given) has to see. Of one that is
     there only fields that its type declares as not updatable are written, and only where they
     differ: what people may edit is theirs. Each sub-table in `subrows` is made to hold exactly
     those rows, each with its key. A record that somebody else inserts at the same moment is
     waited for and merged with. Return saved or unchanged. Raises InvalidRecordError, and
     RecordError when the database drops a new record in silence; its own errors pass.
     """
-    if subject is not None and not declared.subject:
-        raise InvalidRecordError(f"a record of type {declared.name} is about no subject")
+    check_subject(connection, declared, subject, principal or Principal.system())
     values = _checked(declared.fields, values, declared.name)
     wanted = {
         subtable: _checked_rows(subtable, rows)

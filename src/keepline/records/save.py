@@ -16,6 +16,7 @@ from keepline.model import Principal, RecordKey
 from keepline.records.joined import joining
 from keepline.records.outcomes import FINALISED, MESSAGES, REASON_NEEDED, Outcome, SaveResult
 from keepline.store import Store
+from keepline.store.engine import first_line
 from keepline.store.tables.records import change_feed
 from keepline.store.types import UtcDateTime
 
@@ -102,11 +103,11 @@ def attempt(
     if claims_import(reason):
         return NOT_AN_IMPORT
     if connection is not None:
-        return _once(lambda: _joined(connection, principal, reason, step))
-    if first is not None and (short := _once(first)) is not None:
+        return once(lambda: _joined(connection, principal, reason, step))
+    if first is not None and (short := once(first)) is not None:
         return short
     for tried in range(1, _TRIES + 1):
-        answer = _once(lambda: _alone(store, principal, reason, step))
+        answer = once(lambda: _alone(store, principal, reason, step))
         if not (isinstance(answer, SaveResult) and answer.outcome is Outcome.RETRYABLE):
             return answer
         if answer is _WAITED:
@@ -148,7 +149,11 @@ def _joined(
         return step(connection)
 
 
-def _once(run: Callable[[], _T]) -> _T | SaveResult:
+def once(run: Callable[[], _T]) -> _T | SaveResult:
+    """Run something that writes, in whatever transaction; a refusal becomes a SaveResult.
+
+    Raises RecordError as `attempt` does.
+    """
     try:
         return run()
     except Abandoned as abandoned:
@@ -158,7 +163,7 @@ def _once(run: Callable[[], _T]) -> _T | SaveResult:
     except sa.exc.DBAPIError as error:
         refusal = refused(error)
         if refusal is None:
-            raise RecordError(f"the SQL store failed: {_line(error)}") from error
+            raise RecordError(f"the SQL store failed: {first_line(error)}") from error
         return refusal
 
 
@@ -201,7 +206,3 @@ def _postgresql(error: sa.exc.DBAPIError) -> tuple[Outcome | None, str | None]:
     outcome = _STATES.get(state, _STATE_CLASSES.get(state[:2]))
     name = getattr(diagnosis, "constraint_name", None) or getattr(diagnosis, "column_name", None)
     return outcome, name
-
-
-def _line(error: sa.exc.DBAPIError) -> str:
-    return str(error.orig).splitlines()[0]

@@ -11,12 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keepline.errors import InvalidRecordError, RecordNotFoundError
-from keepline.model import Principal, utc_now
+from keepline.model import Principal, RecordType, utc_now
 from keepline.store.access import visible
 from keepline.store.current import Current, current
 from keepline.store.tables.records import subject
 
 _LONGEST = 200
+
+#: The same words whether there is none or it is somebody else's, so that they tell neither.
+_UNSEEN = "there is no such subject, or it is not yours to see"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,20 @@ def find_number(connection: sa.Connection, wanted: int, principal: Principal) ->
     return _find(connection, subject.c.number == wanted, principal)
 
 
+def check_subject(
+    connection: sa.Connection, declared: RecordType, wanted: int | None, principal: Principal
+) -> None:
+    """Raise InvalidRecordError unless `principal` may make a record about this subject, if any."""
+    if wanted is None:
+        return
+    if not declared.subject:
+        raise InvalidRecordError(f"a record of type {declared.name} is about no subject")
+    seen, _ = visible(subject, principal)
+    there = sa.select(subject.c.number).where(subject.c.number == wanted, seen)
+    if connection.execute(there).first() is None:
+        raise InvalidRecordError(_UNSEEN)
+
+
 def subjects(
     *, instance: Current | None = None, principal: Principal | None = None
 ) -> Sequence[Subject]:
@@ -93,7 +110,7 @@ def _find(
     condition, _ = visible(subject, principal)
     row = connection.execute(sa.select(subject).where(condition, wanted)).first()
     if row is None:
-        raise RecordNotFoundError("there is no such subject, or it is not yours to see")
+        raise RecordNotFoundError(_UNSEEN)
     return _subject(row)
 
 

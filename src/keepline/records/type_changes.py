@@ -22,6 +22,7 @@ from keepline.records.type_difference import Difference, FieldPair, TableChange,
 from keepline.records.type_plan import TypePlan, converted, creation, kept_values, planned
 from keepline.records.types import check, create_type, forget, load_types, note_change
 from keepline.store import Store
+from keepline.store.engine import first_line
 from keepline.store.locks import queue_writers
 from keepline.store.tables.declared import record_tables
 from keepline.store.tables.records import record_index
@@ -227,7 +228,5 @@ def _refusals(declared: RecordType) -> Iterator[None]:
     except sa.exc.DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) in _TRY_AGAIN:
             raise StoreBusyError from error
-        line = str(error.orig).splitlines()[0]
-        raise DeclarationError(
-            [f"{declared.name}: the database refuses the migration: {line}"]
-        ) from error
+        said = f"{declared.name}: the database refuses the migration: {first_line(error)}"
+        raise DeclarationError([said]) from error

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,21 @@ _MAX_MANIFEST = 64 << 20
 
 #: Members that are read as text are settings and lists of tables: this is plenty.
 _MAX_TEXT = 4 << 20
+
+
+#: What reading an archive raises that is none, or damaged.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
+
+#: What `BackupWriter` writes.
+_COMPRESSED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class _Hashed:
@@ -72,10 +88,14 @@ class BackupWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._done:
+        if self._done:
+            return
+        for each in (self._zip, self._raw):
             with suppress(OSError, ValueError):
-                self._raw.close()
-            self._part.unlink(missing_ok=True)
+                each.close()
+        self._part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # it was this file's
+            raise InstanceError(f"{self._file} cannot be written: {error.strerror}") from error
 
     @property
     def scratch(self) -> Path:
@@ -109,13 +129,24 @@ class BackupWriter:
         size = self._raw.tell()
         self._raw.close()
         try:
-            os.link(self._part, self._file)
+            self._name()
         except FileExistsError:
             raise InstanceError(f"{self._file} is there already; give another name") from None
-        self._part.unlink()
         self._done = True
         sync_folder(self._file.parent)
         return size
+
+    def _name(self) -> None:
+        """Give the whole file its name; raises FileExistsError when that is taken."""
+        try:
+            os.link(self._part, self._file)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links, such as a memory stick's
+            self._file.touch(mode=0o600, exist_ok=False)
+            self._part.replace(self._file)
+        else:
+            self._part.unlink()
 
 
 class BackupReader:
@@ -132,13 +163,15 @@ class BackupReader:
                 raise ValueError
             self.about: dict[str, Any] = json.loads(self._zip.read(_MANIFEST))
             known = int(self.about["format"])
-            self._members: dict[str, dict[str, Any]] = self.about["members"]
         except OSError as error:
             raise InstanceError(f"{file} cannot be read: {error.strerror}") from error
-        except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RecursionError):
+        except _BROKEN:
             raise InstanceError(f"{file} is no backup of keepline, or is damaged") from None
         if known != FORMAT:
             raise InstanceError(f"{file} was written by a newer keepline; upgrade keepline")
+        if not _is_manifest(self.about):
+            raise InstanceError(f"{file} is no backup of keepline, or is damaged")
+        self._members: dict[str, dict[str, Any]] = self.about["members"]
 
     def __enter__(self) -> Self:
         return self
@@ -154,29 +187,47 @@ class BackupReader:
     def __contains__(self, name: object) -> bool:
         return name in self._members
 
+    def names(self, start: str) -> list[str]:
+        """Return the members whose names begin so, sorted."""
+        return sorted(name for name in self._members if name.startswith(start))
+
+    def size_bytes(self, name: str) -> int:
+        """Return the size that the manifest says a member has, which `check` compares."""
+        return int(self._members[name]["size_bytes"])
+
     def check(self) -> None:
         """Read all of it and compare the checksums; raises InstanceError."""
         for name, said in self._members.items():
             digest, size = hashlib.sha256(), 0
-            try:
-                with self._zip.open(name) as member:
-                    while size <= said["size_bytes"] and (chunk := member.read(_CHUNK)):
-                        digest.update(chunk)
-                        size += len(chunk)
-            except (KeyError, OSError, zipfile.BadZipFile, ValueError, EOFError):
-                size = -1
-            except Exception as error:  # zlib.error, for one, has no better parent
-                raise InstanceError(f"{self._file}: {name} is damaged") from error
+            with self.member(name) as member:
+                while size <= said["size_bytes"] and (chunk := member.read(_CHUNK)):
+                    digest.update(chunk)
+                    size += len(chunk)
             if (digest.hexdigest(), size) != (said["sha256"], said["size_bytes"]):
-                raise InstanceError(f"{self._file}: {name} is damaged; use another backup")
+                raise self._damaged(name)
 
     @contextmanager
     def member(self, name: str) -> Iterator[IO[bytes]]:
-        """Give one member to read; raises InstanceError when the manifest does not name it."""
+        """Give one member to read.
+
+        Raises InstanceError when it is damaged, or the manifest does not name it.
+        """
         if name not in self._members:
             raise InstanceError(f"{self._file} has no {name}: it is no backup, or is damaged")
-        with self._zip.open(name) as member:
-            yield member
+        try:
+            if self._zip.getinfo(name).compress_type not in _COMPRESSED:
+                raise self._damaged(name)
+            member = self._zip.open(name)
+        except (*_BROKEN, RuntimeError):
+            raise self._damaged(name) from None
+        with member:
+            try:
+                yield member
+            except (zipfile.BadZipFile, zlib.error, EOFError):
+                raise self._damaged(name) from None
+
+    def _damaged(self, name: str) -> InstanceError:
+        return InstanceError(f"{self._file}: {name} is damaged; use another backup")
 
     def text(self, name: str) -> str:
         """Return one small member as text; raises InstanceError for one above 4 MiB."""
@@ -187,7 +238,7 @@ class BackupReader:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            raise InstanceError(f"{self._file}: {name} is damaged; use another backup") from None
+            raise self._damaged(name) from None
 
     def extract(self, name: str, path: Path) -> None:
         """Write one member to a new file, for its owner alone, and bring it to the disk.
@@ -212,6 +263,22 @@ class BackupReader:
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+
+
+def _is_manifest(about: Mapping[str, Any]) -> bool:
+    """Return whether a manifest says what a reader needs, whoever wrote it."""
+    head, members = about.get("head"), about.get("members")
+    return (
+        all(isinstance(about.get(name), str) for name in ("kind", "schema", "made_at"))
+        and (head is None or (isinstance(head, list) and [*map(type, head)] == [int, str]))
+        and isinstance(members, dict)
+        and all(
+            isinstance(each, dict)
+            and isinstance(each.get("sha256"), str)
+            and type(each.get("size_bytes")) is int
+            for each in members.values()
+        )
+    )
 
 
 def sync_folder(folder: Path) -> None:

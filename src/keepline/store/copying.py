@@ -22,7 +22,7 @@ from keepline.store import schema
 from keepline.store.backup import BackupReader, BackupWriter
 from keepline.store.engine import Store
 from keepline.store.tables import LOOKUP_ROWS, common, metadata, records
-from keepline.store.tables.declared import record_tables
+from keepline.store.tables.declared import record_tables, tables_of
 from keepline.store.tables.delivery import delivery_cursor
 
 #: By how much numbers that count up are moved on: more than can have been given out between a
@@ -83,6 +83,8 @@ def _sqlite_out(store: Store, backup: BackupWriter) -> None:
             driver: Any = connection.connection.dbapi_connection  # outside any transaction
             driver.execute("VACUUM INTO ?", (str(scratch),))
         backup.add_file(_SQLITE, scratch)
+    except sqlite3.Error as error:
+        raise InstanceError(f"the store cannot be copied: {error}") from error
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -141,12 +143,7 @@ def _fixed_tables() -> list[sa.Table]:
 
 
 def _record_tables(types: Sequence[RecordType]) -> list[sa.Table]:
-    tables = []
-    for declared in types:
-        made = record_tables(declared).tables
-        children = [made[declared.subtable_name(each)] for each in declared.subtables]
-        tables += [made[declared.table_name], *children]
-    return tables
+    return [table for declared in types for table in tables_of(declared)]
 
 
 def _postgresql_out(store: Store, backup: BackupWriter) -> None:

@@ -125,10 +125,10 @@ class Store:
         """Give a connection within one transaction that may rebuild tables.
 
         On SQLite foreign keys are off inside it and checked at its end: a broken reference
-        raises InstanceError and rolls everything back.
+        raises InstanceError and rolls everything back. Raises as `write` does otherwise.
         """
         sqlite = self.dialect == "sqlite"
-        with self._connect(keepline_write=True) as connection:
+        with _failures(), self._connect(keepline_write=True) as connection:
             driver: Any = connection.connection.dbapi_connection
             if sqlite:
                 driver.execute("PRAGMA foreign_keys = OFF")  # no effect inside a transaction
@@ -150,7 +150,7 @@ class Store:
         try:
             pooled = self.engine.raw_connection()
         except sa.exc.DBAPIError as error:
-            raise InstanceError(f"the SQL store cannot be opened: {_first_line(error)}") from error
+            raise InstanceError(f"the SQL store cannot be opened: {first_line(error)}") from error
         try:
             yield pooled
         finally:
@@ -165,7 +165,7 @@ class Store:
         try:
             connection = self.engine.connect().execution_options(**options)
         except sa.exc.DBAPIError as error:
-            raise InstanceError(f"the SQL store cannot be opened: {_first_line(error)}") from error
+            raise InstanceError(f"the SQL store cannot be opened: {first_line(error)}") from error
         with connection:
             yield connection
 
@@ -175,7 +175,7 @@ class Store:
         except sa.exc.DBAPIError as error:
             if _is_busy(error):
                 raise StoreBusyError from error
-            raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
+            raise InstanceError(f"the SQL store cannot be written: {first_line(error)}") from error
 
 
 def announce(
@@ -300,7 +300,7 @@ def _failures() -> Iterator[None]:
         if _is_busy(error):
             raise StoreBusyError from error
         if _is_down(error):
-            raise InstanceError(f"the SQL store cannot be written: {_first_line(error)}") from error
+            raise InstanceError(f"the SQL store cannot be written: {first_line(error)}") from error
         raise
 
 
@@ -315,5 +315,7 @@ def _is_down(error: sa.exc.DBAPIError) -> bool:
     return error.connection_invalidated or state.startswith(_POSTGRESQL_DOWN)
 
 
-def _first_line(error: sa.exc.DBAPIError) -> str:
-    return str(error.orig).splitlines()[0]
+def first_line(error: Exception) -> str:
+    """Return what the database's driver says of an error, in one line without values."""
+    said = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return (str(said).splitlines() or [type(said).__name__])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,15 +32,20 @@ def _purge_sqlite(store: Store) -> list[str]:
             driver.execute("PRAGMA secure_delete = ON")
             driver.execute("VACUUM")
             busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except store.engine.dialect.dbapi.OperationalError:  # type: ignore[union-attr]  # is loaded
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return [
+                    _left(f"they could not be rebuilt ({error})", "there is room for a second copy")
+                ]
             busy = 1
-    if not busy:
-        return []
-    left = (
-        "the database's files: another program was using them, so they may still hold deleted "
-        "rows; erase the subject's number again when it has ended"
+    return [_left("another program was using them", "it has ended")] if busy else []
+
+
+def _left(why: str, when: str) -> str:
+    return (
+        f"the database's files: {why}, so they may still hold deleted rows; erase the subject's "
+        f"number again when {when}"
     )
-    return [left]
 
 
 def _purge_postgresql(store: Store, tables: Sequence[str]) -> list[str]:
@@ -53,8 +59,8 @@ def _purge_postgresql(store: Store, tables: Sequence[str]) -> list[str]:
                 connection.exec_driver_sql(f"VACUUM (FULL, ANALYZE) {quote(table)}")
             except sa.exc.DBAPIError:
                 left.append(
-                    f"the files of table {table}: it was in use, or is not this role's to rebuild; "
-                    "erase the subject's number again"
+                    f"the files of table {table}: it was in use, there was no room, or it is not "
+                    "this role's to rebuild; erase the subject's number again"
                 )
                 continue
             if not _clear_statistics(connection, table):

@@ -137,7 +137,7 @@ class HttpMessages:
                 raise BodyError(
                     400, "an array is no message; send an object a line as application/x-ndjson"
                 )
-            return await self._put(self._feeder.main, [[bytes(body)]])
+            return await self._put(self._feeder.main, [[bytes(body)]] if body.strip() else [])
 
     async def _write(self, request: Request) -> Response:
         asked = request.query_params.get("precision", "")

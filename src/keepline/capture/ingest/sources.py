@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from time import time_ns
 from typing import Protocol
 
-from keepline.capture.recording import Recording
 from keepline.capture.server import CaptureServer
-from keepline.capture.spooling import SpoolingWriter
+from keepline.capture.stream_recording import StreamRecording
 from keepline.errors import NoSessionError
 from keepline.model import StreamSpec
 
@@ -42,7 +41,10 @@ class Source(Protocol):
         """Return the number of the last message that has reached the session's level, or -1."""
 
     def wait(self, seq: int, *, timeout_s: float) -> None:
-        """Return once message `seq` has reached the session's level, as CaptureServer does."""
+        """Have a write that failed tried again, and return once message `seq` is stored.
+
+        A CaptureServer waits for its session's level. Raises as CaptureServer.wait does.
+        """
 
 
 class ExtraSource:
@@ -56,18 +58,16 @@ class ExtraSource:
         if session is None:
             raise NoSessionError("no capture session is running on this handle")
         self.spec = spec
-        self._store = server.store
-        self._session = session
-        self._store.add_stream(session.number, spec)
-        writer = self._store.open_writer(session.number, spec.source)
-        spool = server.spool
-        spooling = SpoolingWriter(self._store, writer, spec, spool)
-        self._recording = Recording(
-            spooling,
+        self._level = session.level
+        server.store.add_stream(session.number, spec)
+        writer = server.store.open_writer(session.number, spec.source)
+        self._recording = StreamRecording(
+            server.store,
+            writer,
+            spec,
+            server.spool,
             linger_s=linger_s,
             max_pending=_MAX_PENDING,
-            patient=spool is not None and spool.when_full == "block",
-            each_round=spooling.tend,
         )
 
     @property
@@ -88,20 +88,16 @@ class ExtraSource:
 
     def acknowledged(self) -> int:
         """Return the number of the last message that has reached the session's level, or -1."""
-        if self._session.level == "archived":
-            return self._store.archived(self._session.number, self.spec.source)
-        if self._session.level == "accepted":
-            return self._recording.accepted_seq
-        return min(self._recording.stored_seq, self._recording.writer.safe_seq)
+        return self._recording.acknowledged(self._level)
 
     def wait(self, seq: int, *, timeout_s: float) -> None:
-        """Return once message `seq` is stored; raises as CaptureServer.wait does."""
+        """Return once message `seq` is stored; see Source."""
         self._recording.wait(seq, timeout_s)
 
     @property
     def lossy(self) -> bool:
         """Return whether some of its messages are lost."""
-        return bool(self._recording.writer.losses)
+        return self._recording.lossy
 
     def finish(self) -> None:
         """Write what is left and give the stream up.

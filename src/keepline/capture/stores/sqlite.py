@@ -16,6 +16,7 @@ from keepline.capture.stores.locks import PATIENCE_S, FileLock, all_held, lock_p
 from keepline.capture.stores.sqlite_chunks import (
     chunks_before,
     chunks_from,
+    last_time_us,
     stored_losses,
     trim_some,
 )
@@ -28,6 +29,7 @@ from keepline.capture.stores.sqlite_file import (
     insert_stream,
     require_running,
     session_info,
+    stream_value,
     transaction,
     translated,
 )
@@ -171,9 +173,13 @@ class SqliteCaptureStore:
             if not held:
                 return None
             with self._changing_sessions() as connection:
-                if self.session(number).state != "running":
+                info = self.session(number)
+                if info.state != "running":
                     return None
-                end_session(connection, number, "interrupted", self._last_us(number))
+                last_us = last_time_us(self._rows, number)
+                started_us = to_us(info.started)
+                ended_us = started_us if last_us is None else max(started_us, last_us)
+                end_session(connection, number, "interrupted", ended_us)
                 locks = self._lock_paths(number)
             remove_files(locks)
         return self.session(number)
@@ -365,24 +371,15 @@ class SqliteCaptureStore:
         return self._of_stream("id", number, source, -1)
 
     def _of_stream(self, column: str, number: int, source: str, default: int) -> int:
-        rows = self._rows(
-            f"SELECT {column} FROM stream WHERE number = ? AND source = ?",  # noqa: S608 - ours
-            number,
-            source,
-        )
-        return int(rows[0][0]) if rows else default
+        found = stream_value(self._rows, column, number, source)
+        return default if found is None else found
 
     def _counted(self, column: str, number: int, source: str) -> int:
-        rows = self._rows(
-            f"SELECT coalesce(stream.{column}, 0) FROM session"  # noqa: S608 - ours
-            " LEFT JOIN stream ON stream.number = session.number AND stream.source = ?"
-            " WHERE session.number = ?",
-            source,
-            number,
-        )
-        if not rows:
-            raise NoSessionError(f"there is no capture session {number}")
-        return int(rows[0][0])
+        """Return a count of a session that is there; raises NoSessionError."""
+        found = self._of_stream(column, number, source, 0)
+        if not found:
+            self.session(number)
+        return found
 
     def _deleted(self, number: int) -> list[Path]:
         """Delete a session's rows, and return the paths of the locks of its streams."""
@@ -390,16 +387,6 @@ class SqliteCaptureStore:
             locks = self._lock_paths(number)
             connection.execute("DELETE FROM session WHERE number = ?", (number,))
         return locks
-
-    def _last_us(self, number: int) -> int:
-        """Return when a session's last reading that can be read was taken, or its start."""
-        last_us = to_us(self.session(number).started)
-        for (stream_id,) in self._rows("SELECT id FROM stream WHERE number = ?", number):
-            for chunk, _ in chunks_before(self._rows, stream_id):
-                if chunk.intact:
-                    last_us = max(last_us, chunk.times()[-1])
-                    break
-        return last_us
 
     def _lock_paths(self, number: int) -> list[Path]:
         return [lock_path(self._locks, number, spec.source) for spec in self.streams(number)]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
 
+from keepline.capture.stores.sqlite_file import Ask
 from keepline.model import Chunk, Loss
-
-#: Returns the rows of a statement with these values; it takes the store's lock for no longer.
-Ask = Callable[..., list[tuple[Any, ...]]]
 
 #: So many chunks are trimmed in one transaction: a writer waits for no more.
 _TRIM_CHUNKS = 256
@@ -57,6 +55,15 @@ def chunks_before(ask: Ask, stream_id: int, seq: int = _AFTER_ALL) -> Iterator[t
         chunk = Chunk(*values)
         yield chunk, last_seq
         seq = chunk.first_seq
+
+
+def last_time_us(ask: Ask, number: int) -> int | None:
+    """Return when a session's last reading that can be read was taken; None without one."""
+    times_us = []
+    for (stream_id,) in ask("SELECT id FROM stream WHERE number = ?", number):
+        chunks = (chunk for chunk, _ in chunks_before(ask, stream_id) if chunk.intact)
+        times_us += [chunk.times()[-1] for chunk in islice(chunks, 1)]
+    return max(times_us, default=None)
 
 
 def stored_losses(ask: Ask, stream_id: int) -> list[Loss]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from keepline.errors import CaptureError, CaptureWriteError, NoSessionError, Ses
 from keepline.model import CaptureState, SessionInfo, from_us
 
 _BUSY_TIMEOUT_S = 30.0
+
+#: Returns the rows of a statement with these values; it takes the store's lock for no longer.
+Ask = Callable[..., list[tuple[Any, ...]]]
 
 
 def connect(path: Path, *, fsynced: bool) -> sqlite3.Connection:
@@ -100,6 +103,13 @@ def insert_stream(connection: sqlite3.Connection, number: int, source: str, spec
     connection.execute(
         "INSERT INTO stream (number, source, spec) VALUES (?, ?, ?)", (number, source, spec)
     )
+
+
+def stream_value(ask: Ask, column: str, number: int, source: str) -> int | None:
+    """Return what a column of a stream's row holds, or None when there is no such stream."""
+    statement = f"SELECT {column} FROM stream WHERE number = ? AND source = ?"  # noqa: S608 - ours
+    rows = ask(statement, number, source)
+    return int(rows[0][0]) if rows else None
 
 
 def end_session(

@@ -141,6 +141,13 @@ def record_tables(declared: RecordType) -> sa.MetaData:
     return tables
 
 
+def tables_of(declared: RecordType) -> list[sa.Table]:
+    """Return the table of a record type, then those of its sub-tables."""
+    made = record_tables(declared).tables
+    children = [made[declared.subtable_name(each)] for each in declared.subtables]
+    return [made[declared.table_name], *children]
+
+
 def record_table(declared: RecordType, into: sa.MetaData) -> sa.Table:
     """Return the SQL table of a record type, made in `into` when it is not there yet."""
     known = into.tables.get(declared.table_name)

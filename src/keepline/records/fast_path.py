@@ -18,10 +18,10 @@ from keepline.errors import InstanceError, StoreBusyError
 from keepline.model import Principal
 from keepline.records.rows import Layout, Row, Token, allowed, by_key, update_by_token
 from keepline.store import Store
-from keepline.store.engine import SQLITE_WRITER, sqlite_writer
+from keepline.store.engine import SQLITE_WRITER, first_line, sqlite_writer
 
 
-def update_straight(
+def update_fast(
     store: Store,
     layout: Layout,
     key: str,
@@ -104,7 +104,7 @@ def _on_postgresql(
             if not driver.closed:  # the server's answer is a no
                 return None
             pooled.invalidate(error)
-            raise InstanceError(f"the SQL store cannot be written: {_line(error)}") from error
+            raise InstanceError(f"the SQL store cannot be written: {first_line(error)}") from error
 
 
 def _announced(update: Any) -> Any:
@@ -122,7 +122,3 @@ def _announced(update: Any) -> Any:
 def _setting(name: str, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     name_itself: sa.ColumnElement[Any] = sa.literal_column(f"'keepline.{name}'")
     return sa.func.set_config(name_itself, value, sa.true())
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
@@ -37,11 +37,6 @@ def plain_value(value: Any) -> Any:
     return value
 
 
-def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's values as JSON has them."""
-    return {name: plain_value(value) for name, value in values.items()}
-
-
 def typed_value(field: Field, plain: Any) -> Any:
     """Return a JSON value as `field` keeps it; raises InvalidRecordError for any other."""
     if isinstance(plain, str) and field.type in _READERS:
@@ -50,14 +45,6 @@ def typed_value(field: Field, plain: Any) -> Any:
         except (KeyError, ValueError, OverflowError):
             raise InvalidRecordError(f"{field.name} takes {_SHAPES[field.type]}") from None
     return checked(field, plain)
-
-
-def typed_values(declared: RecordType, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's values from their JSON; raises InvalidRecordError."""
-    known = {field.name: field for field in declared.fields}
-    if unknown := sorted(plain.keys() - known):
-        raise InvalidRecordError(f"{declared.name} has no field {unknown[0]!r}")
-    return {name: typed_value(known[name], value) for name, value in plain.items()}
 
 
 def updatable(declared: RecordType) -> tuple[Field, ...]:
